@@ -1,0 +1,31 @@
+// The only place that knows how work reaches threads (OpenMP).
+#pragma once
+
+#include <omp.h>
+
+#include <cstdint>
+
+namespace gladius {
+
+// Runs f(task, worker) for every task in [0, tasks); worker in [0, threads) tells whose scratch memory to use. Which worker
+// runs which task is not fixed, so f's result may depend on the task alone.
+template <class F>
+void parallel_tasks(int threads, int64_t tasks, F&& f) {
+  if (threads <= 1 || tasks <= 1) {
+    for (int64_t task = 0; task < tasks; ++task) f(task, 0);
+    return;
+  }
+#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+  for (int64_t task = 0; task < tasks; ++task) f(task, omp_get_thread_num());
+}
+
+// Runs f(begin, end) over [0, n) in chunks of `grain`, whose borders depend on n and grain only.
+template <class F>
+void parallel_ranges(int threads, int64_t n, int64_t grain, F&& f) {
+  parallel_tasks(threads, (n + grain - 1) / grain, [&](int64_t task, int) {
+    const int64_t begin = task * grain;
+    f(begin, begin + grain < n ? begin + grain : n);
+  });
+}
+
+}  // namespace gladius
