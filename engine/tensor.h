@@ -1,0 +1,99 @@
+// Tensor: a typed, shaped, row-major view of reference-counted memory, with an optional gradient.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+
+#include "engine/error.h"
+#include "engine/memory.h"
+#include "kernels/dtype.h"
+
+namespace gladius {
+
+// Up to four dimensions, outermost first. A shape without dimensions is empty and stands for "no tensor".
+class Shape {
+ public:
+  Shape() = default;
+  Shape(std::initializer_list<int64_t> dims);  // throws Error beyond 4 dimensions or for a negative one
+  int rank() const { return rank_; }
+  int64_t operator[](int i) const { return dims_[static_cast<size_t>(i < 0 ? i + rank_ : i)]; }  // -1: the last
+  int64_t elements() const;  // product of the dimensions; 0 for an empty shape
+  int64_t rows() const { return elements() == 0 ? 0 : elements() / (*this)[-1]; }  // of the view [rows, last]
+  bool operator==(const Shape&) const = default;
+  std::string text() const;  // "[2, 3]"
+
+ private:
+  std::array<int64_t, 4> dims_{};
+  int rank_ = 0;
+};
+
+// Bytes of a contiguous tensor; throws Error when the last dimension is not a whole number of blocks.
+size_t tensor_bytes(DType dtype, const Shape& shape);
+
+// A gradient: F32 memory of its tensor's shape, written first by overwriting, then by adding.
+struct Gradient {
+  std::atomic<int> owners{0};
+  Ref<Buffer> buffer;    // empty until first needed
+  bool written = false;  // holds a contribution of the current step
+  void recycle();
+};
+
+class Tensor {
+ public:
+  Tensor() = default;
+  // A new tensor with undefined contents.
+  Tensor(BufferPool& pool, DType dtype, Shape shape);
+  // A tensor over memory that `keeper` keeps alive (a mapped file); its contents must not be written.
+  static Tensor view(DType dtype, Shape shape, const void* data, std::shared_ptr<const void> keeper);
+
+  bool defined() const { return static_cast<bool>(buffer_); }
+  DType dtype() const { return dtype_; }
+  const Shape& shape() const { return shape_; }
+  size_t bytes() const { return tensor_bytes(dtype_, shape_); }
+
+  std::byte* data() const { return buffer_->data + offset_; }
+  float* f32() const { return typed<float>(DType::F32); }
+  int32_t* i32() const { return typed<int32_t>(DType::I32); }
+
+  // The same memory with another shape of as many elements.
+  Tensor reshaped(Shape shape) const;
+  // Rows [begin, end) of the first dimension, sharing memory; without gradient.
+  Tensor slice(int64_t begin, int64_t end) const;
+
+  // ---- gradient -------------------------------------------------------------------------------------------------------
+  bool requires_grad() const { return static_cast<bool>(grad_); }
+  void set_requires_grad(BufferPool& pool);  // F32 tensors only
+  // Where a backward pass writes its contribution: memory of the tensor's shape, and whether to add to what is there.
+  struct GradTarget {
+    float* data;
+    bool accumulate;
+  };
+  GradTarget grad_target(BufferPool& pool) const;
+  // The finished gradient to read from; throws Error when nothing was contributed.
+  const float* grad() const;
+  bool has_grad() const { return grad_ && grad_->written; }
+  // Makes `from`'s finished gradient this tensor's, without a copy when nothing was contributed yet.
+  // Only for the last use of `from`'s gradient. Returns false when the caller has to add it itself.
+  bool adopt_grad(const Tensor& from) const;
+  void reset_grad() const;  // the next contribution overwrites; memory is kept
+
+ private:
+  template <class T>
+  T* typed(DType expected) const {
+    if (dtype_ != expected || !buffer_) {
+      fail("tensor {} holds {}, not {}", shape_.text(), buffer_ ? dtype_info(dtype_).name : "nothing",
+           dtype_info(expected).name);
+    }
+    return reinterpret_cast<T*>(data());
+  }
+
+  DType dtype_ = DType::F32;
+  Shape shape_;
+  Ref<Buffer> buffer_;
+  size_t offset_ = 0;  // bytes
+  Ref<Gradient> grad_;
+};
+
+}  // namespace gladius

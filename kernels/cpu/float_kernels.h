@@ -1,0 +1,103 @@
+// The floating-point kernels of one instruction set, as function pointers: pieces of work for one thread. cpu_*.cpp cuts an
+// operation of kernels/backend.h into such pieces and says which thread runs which. The operation's equations stand there.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/backend.h"
+
+namespace gladius::cpu {
+
+// One tile of C[rows, cols] += A·B over a block of the summed dimension, from packed panels (see FloatKernels::pack).
+struct GemmTile {
+  int64_t rows, cols, k;
+  int64_t panel_rows;     // rows of a panel of a, at most gemm_rows
+  const float* a;         // [ceil(rows / panel_rows)][k][panel_rows]
+  const float* b;         // [ceil(cols / gemm_cols)][k][gemm_cols]
+  float* c;
+  int64_t c_stride;       // of c and of residual
+  bool add;               // C is added to rather than overwritten
+  const float* residual;  // added when not null; same stride as c
+};
+
+// C[rows, cols] = A[rows, k] · B[cols, k]ᵀ for at most few_rows rows of A, reading B once and as it lies.
+struct FewRowsTile {
+  int64_t rows, cols, k;
+  const float* a;
+  int64_t a_stride;
+  const float* b;
+  int64_t b_stride;
+  float* c;
+  int64_t c_stride;       // of c and of residual
+  bool add;
+  const float* residual;  // added when not null
+};
+
+inline constexpr int64_t few_rows = 8;
+
+// The query rows of one key/value head are numbered t = i * (H/G) + (h mod H/G): the heads of a group share its keys, so
+// they are rows of the same small matrix products. A task is the rows [row_begin, row_end) of sequence b, group g.
+struct AttentionTask {
+  const AttentionDims* d;
+  int64_t b, g;
+  int64_t row_begin, row_end;
+  const float *q, *k, *v;
+  float *o, *lse;
+  float* scratch;  // attention_scratch floats
+};
+
+struct AttentionBackwardTask {
+  const AttentionDims* d;
+  int64_t b, g;
+  const float *q, *k, *v, *o, *lse, *dO;
+  float *dq, *dk, *dv;
+  float* scratch;
+};
+
+inline constexpr int64_t attention_rows = 64;       // query rows of a tile
+inline constexpr int64_t attention_keys = 64;       // keys of a tile
+inline constexpr int64_t attention_max_width = 256;  // widest head that the tiled kernels take
+// Nine tiles of rows or keys by head width, two of scores, and a few values a row.
+inline constexpr int64_t attention_scratch =
+    9 * attention_rows * attention_max_width + 2 * attention_rows * attention_keys + 32 * attention_rows;
+
+struct FloatKernels {
+  int64_t gemm_rows, gemm_cols;  // the register tile
+
+  // ---- matrix products (gemm-inl.h) ----
+  // Copies x, whose element (i, p) is x[i * i_stride + p * k_stride], i < n, p < k, into panels of `width` values of i:
+  // y[panel][p][width], zeros beyond n.
+  void (*pack)(int64_t n, int64_t k, const float* x, int64_t i_stride, int64_t k_stride, int64_t width, float* y);
+  void (*gemm_tile)(const GemmTile&);
+  void (*few_rows_tile)(const FewRowsTile&);
+
+  // ---- attention (attention-inl.h) ----
+  void (*attention)(const AttentionTask&);
+  void (*attention_backward)(const AttentionBackwardTask&);
+
+  // ---- rows (rows-inl.h) ----
+  void (*rms_norm)(int64_t rows, int64_t C, float eps, const float* x, const float* w, float* y, float* r);
+  void (*rms_norm_backward)(int64_t rows, int64_t C, const float* x, const float* w, const float* r, const float* dy,
+                            float* dx, bool accumulate);
+  // dw of the columns [begin, end).
+  void (*rms_norm_backward_weight)(int64_t M, int64_t C, int64_t begin, int64_t end, const float* x, const float* r,
+                                   const float* dy, float* dw, bool accumulate);
+  // One row of d.heads heads.
+  void (*rope)(const RopeDims& d, const float* cos, const float* sin, RopeDirection direction, const float* x,
+               float* y);
+  void (*softmax)(int64_t N, const float* x, float* y);
+  void (*softmax_backward)(int64_t N, const float* y, const float* dy, float* dx);
+  // The loss of one row of logits; with `gradient`, z becomes grad_scale * (softmax(z) - [v = target]).
+  float (*cross_entropy)(int64_t V, float* z, int32_t target, float grad_scale, bool gradient);
+
+  // ---- elementwise (elementwise-inl.h) ----
+  void (*swiglu)(int64_t n, const float* g, const float* u, float* y);
+  void (*swiglu_backward)(int64_t n, const float* g, const float* u, const float* dy, float* dg, float* du);
+  void (*adamw)(int64_t n, const AdamWStep& s, const float* grad, float* p, float* m, float* v);
+  double (*sum_of_squares)(int64_t n, const float* x);
+  void (*add)(int64_t n, const float* a, const float* b, float* y);
+  void (*scale)(int64_t n, float factor, const float* x, float* y);
+};
+
+}  // namespace gladius::cpu

@@ -1,0 +1,160 @@
+// Kernels that work on one row at a time: norms, rotations, softmax and the loss.
+#pragma once
+
+#include <cmath>
+
+#include "kernels/cpu/float_kernels.h"
+#include "kernels/cpu/simd.h"
+
+namespace gladius::cpu {
+
+// sum_i f(i) where f(i) is a vector: four running sums, so that additions need not wait for each other. `tail(i, n)` gives
+// the last vector, whose lanes from n on must be 0.
+template <class Isa, class F, class Tail>
+GLADIUS_INLINE float sum_vectors(int64_t n, F f, Tail tail) {
+  using V = Vec<Isa>;
+  constexpr int64_t w = lanes<Isa>;
+  V s0(0.0f), s1(0.0f), s2(0.0f), s3(0.0f);
+  int64_t i = 0;
+  for (; i + 4 * w <= n; i += 4 * w) {
+    s0 = s0 + f(i);
+    s1 = s1 + f(i + w);
+    s2 = s2 + f(i + 2 * w);
+    s3 = s3 + f(i + 3 * w);
+  }
+  for (; i + w <= n; i += w) s0 = s0 + f(i);
+  if (i < n) s1 = s1 + tail(i, n - i);
+  return reduce_add<Isa>((s0 + s1) + (s2 + s3));
+}
+
+template <class Isa>
+struct Rows {
+  using V = Vec<Isa>;
+  static constexpr int64_t w = lanes<Isa>;
+
+  static float dot(int64_t n, const float* a, const float* b) {
+    return sum_vectors<Isa>(
+        n, [=](int64_t i) { return load<Isa>(a + i) * load<Isa>(b + i); },
+        [=](int64_t i, int64_t rest) { return load_first<Isa>(a + i, rest) * load_first<Isa>(b + i, rest); });
+  }
+
+  static float max(int64_t n, const float* x) {
+    V m(-__builtin_inff());
+    int64_t i = 0;
+    for (; i + w <= n; i += w) m = xsimd::max(m, load<Isa>(x + i));
+    if (i < n) m = xsimd::max(m, load_first<Isa>(x + i, n - i, -__builtin_inff()));
+    return reduce_max<Isa>(m);
+  }
+
+  // y = exp(x - shift); returns the sum. y may be x, or null when only the sum is wanted.
+  static float exp_row(int64_t n, const float* x, float shift, float* y) {
+    return sum_vectors<Isa>(
+        n,
+        [=](int64_t i) {
+          const V e = exp<Isa>(load<Isa>(x + i) - V(shift));
+          if (y) store<Isa>(y + i, e);
+          return e;
+        },
+        [=](int64_t i, int64_t rest) {
+          const V e = exp<Isa>(load_first<Isa>(x + i, rest, -__builtin_inff()) - V(shift));
+          if (y) store_first<Isa>(y + i, e, rest);
+          return e;
+        });
+  }
+
+  static void scale_row(int64_t n, float factor, float* y) {
+    int64_t i = 0;
+    for (; i + w <= n; i += w) store<Isa>(y + i, load<Isa>(y + i) * V(factor));
+    for (; i < n; ++i) y[i] *= factor;
+  }
+
+  static void rms_norm(int64_t rows, int64_t C, float eps, const float* x, const float* weight, float* y, float* r) {
+    for (int64_t m = 0; m < rows; ++m, x += C, y += C) {
+      const float inverse = 1.0f / std::sqrt(dot(C, x, x) / static_cast<float>(C) + eps);
+      if (r) r[m] = inverse;
+      int64_t c = 0;
+      for (; c + w <= C; c += w) store<Isa>(y + c, load<Isa>(x + c) * V(inverse) * load<Isa>(weight + c));
+      for (; c < C; ++c) y[c] = x[c] * inverse * weight[c];
+    }
+  }
+
+  static void rms_norm_backward(int64_t rows, int64_t C, const float* x, const float* weight, const float* r,
+                                const float* dy, float* dx, bool accumulate) {
+    for (int64_t m = 0; m < rows; ++m, x += C, dy += C, dx += C) {
+      const float sum = sum_vectors<Isa>(
+          C, [=](int64_t i) { return load<Isa>(dy + i) * load<Isa>(weight + i) * load<Isa>(x + i); },
+          [=](int64_t i, int64_t n) {
+            return load_first<Isa>(dy + i, n) * load_first<Isa>(weight + i, n) * load_first<Isa>(x + i, n);
+          });
+      const float factor = r[m] * r[m] * (sum / static_cast<float>(C));
+      const auto gradient = [&](V x_c, V w_c, V dy_c) { return V(r[m]) * (dy_c * w_c - x_c * V(factor)); };
+      int64_t c = 0;
+      for (; c + w <= C; c += w) {
+        V d = gradient(load<Isa>(x + c), load<Isa>(weight + c), load<Isa>(dy + c));
+        if (accumulate) d = d + load<Isa>(dx + c);
+        store<Isa>(dx + c, d);
+      }
+      if (c == C) continue;
+      const int64_t n = C - c;
+      V d = gradient(load_first<Isa>(x + c, n), load_first<Isa>(weight + c, n), load_first<Isa>(dy + c, n));
+      if (accumulate) d = d + load_first<Isa>(dx + c, n);
+      store_first<Isa>(dx + c, d, n);
+    }
+  }
+
+  // Rows are summed in blocks, then the blocks: the error grows with the block's length plus the number of blocks.
+  static void rms_norm_backward_weight(int64_t M, int64_t C, int64_t begin, int64_t end, const float* x,
+                                       const float* r, const float* dy, float* dw, bool accumulate) {
+    constexpr int64_t block = 64;
+    for (int64_t c = begin; c < end; c += w) {
+      const int64_t n = end - c < w ? end - c : w;
+      const auto fetch = [n](const float* p) { return n == w ? load<Isa>(p) : load_first<Isa>(p, n); };
+      V total(0.0f);
+      for (int64_t m0 = 0; m0 < M; m0 += block) {
+        V sum(0.0f);
+        for (int64_t m = m0; m < M && m < m0 + block; ++m)
+          sum = Isa::fma(fetch(dy + m * C + c) * V(r[m]), fetch(x + m * C + c), sum);
+        total = total + sum;
+      }
+      if (accumulate) total = total + fetch(dw + c);
+      if (n == w) store<Isa>(dw + c, total);
+      else store_first<Isa>(dw + c, total, n);
+    }
+  }
+
+  // A plain loop over pairs: compilers vectorise it, shuffles included.
+  static void rope(const RopeDims& d, const float* cos, const float* sin, RopeDirection direction, const float* x,
+                   float* y) {
+    const float sign = direction == RopeDirection::forward ? 1.0f : -1.0f;
+    for (int64_t h = 0; h < d.heads; ++h, x += d.D, y += d.D) {
+      for (int64_t i = 0; i < d.D / 2; ++i) {
+        const float even = x[2 * i], odd = x[2 * i + 1], s = sign * sin[i];
+        y[2 * i] = even * cos[i] - odd * s;
+        y[2 * i + 1] = even * s + odd * cos[i];
+      }
+    }
+  }
+
+  static void softmax(int64_t N, const float* x, float* y) {
+    scale_row(N, 1.0f / exp_row(N, x, max(N, x), y), y);
+  }
+
+  static void softmax_backward(int64_t N, const float* y, const float* dy, float* dx) {
+    const float sum = dot(N, dy, y);
+    int64_t i = 0;
+    for (; i + w <= N; i += w) store<Isa>(dx + i, load<Isa>(y + i) * (load<Isa>(dy + i) - V(sum)));
+    for (; i < N; ++i) dx[i] = y[i] * (dy[i] - sum);
+  }
+
+  static float cross_entropy(int64_t vocabulary, float* z, int32_t target, float grad_scale, bool gradient) {
+    const float largest = max(vocabulary, z), z_target = z[target];
+    const float sum = exp_row(vocabulary, z, largest, gradient ? z : nullptr);
+    if (gradient) {
+      scale_row(vocabulary, grad_scale / sum, z);
+      z[target] -= grad_scale;
+    }
+    return std::log(sum) + (largest - z_target);
+  }
+};
+
+}  // namespace gladius::cpu

@@ -1,0 +1,96 @@
+// The vectors that kernels are written in: one thin layer over xsimd, and the one place where its versions differ.
+//
+// Every kernel is a template over an Isa, a struct that isa/NAME.cpp defines:
+//   using Arch = ...;                      the xsimd architecture
+//   static constexpr int gemm_rows;        rows of the register tile of a matrix product
+//   static constexpr int gemm_vectors;     its width in vectors
+//   static Batch fma(Batch x, Batch y, Batch z);   x * y + z, fused where the CPU can (xsimd 8.1 does not on AVX-512)
+//
+// Included only by isa/*.cpp and *-inl.h. Each of those files is compiled with `xsimd` defined as a name of its own, so
+// that helpers that the compiler leaves out of line can never be shared between instruction sets.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <xsimd/xsimd.hpp>
+
+#define GLADIUS_INLINE inline __attribute__((always_inline))
+
+namespace gladius::cpu {
+
+template <class Isa>
+using Vec = xsimd::batch<float, typename Isa::Arch>;
+
+// Floats in a vector.
+template <class Isa>
+inline constexpr int64_t lanes = static_cast<int64_t>(Vec<Isa>::size);
+
+template <class Isa>
+GLADIUS_INLINE Vec<Isa> load(const float* x) {
+  return Vec<Isa>::load_unaligned(x);
+}
+
+template <class Isa>
+GLADIUS_INLINE void store(float* y, Vec<Isa> v) {
+  v.store_unaligned(y);
+}
+
+// Loads the first n < lanes floats; the other lanes hold `rest`.
+template <class Isa>
+GLADIUS_INLINE Vec<Isa> load_first(const float* x, int64_t n, float rest = 0.0f) {
+  alignas(64) float buffer[lanes<Isa>];
+  for (int64_t i = 0; i < lanes<Isa>; ++i) buffer[i] = rest;
+  for (int64_t i = 0; i < n; ++i) buffer[i] = x[i];
+  return Vec<Isa>::load_aligned(buffer);
+}
+
+// Stores the first n < lanes floats.
+template <class Isa>
+GLADIUS_INLINE void store_first(float* y, Vec<Isa> v, int64_t n) {
+  alignas(64) float buffer[lanes<Isa>];
+  v.store_aligned(buffer);
+  for (int64_t i = 0; i < n; ++i) y[i] = buffer[i];
+}
+
+// Sum of the lanes, added as a binary tree.
+template <class Isa>
+GLADIUS_INLINE float reduce_add(Vec<Isa> v) {
+  alignas(64) float x[lanes<Isa>];
+  v.store_aligned(x);
+  for (int64_t half = lanes<Isa> / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) x[i] += x[i + half];
+  return x[0];
+}
+
+template <class Isa>
+GLADIUS_INLINE float reduce_max(Vec<Isa> v) {
+  alignas(64) float x[lanes<Isa>];
+  v.store_aligned(x);
+  for (int64_t half = lanes<Isa> / 2; half > 0; half /= 2)
+    for (int64_t i = 0; i < half; ++i) x[i] = x[i] < x[i + half] ? x[i + half] : x[i];
+  return x[0];
+}
+
+// e^x within 2 units in the last place: 0 below -87.3, infinity above 88.37, NaN for NaN.
+// x = n ln 2 + r with |r| <= ln 2 / 2, e^x = 2^n e^r; e^r is its Taylor polynomial of degree 7, whose remainder
+// r^8 / 8! is below 6e-9. ln 2 is subtracted in two parts (Cody & Waite 1980).
+template <class Isa>
+GLADIUS_INLINE Vec<Isa> exp(Vec<Isa> x) {
+  using V = Vec<Isa>;
+  const V n = xsimd::nearbyint(x * V(1.44269504f));
+  V r = Isa::fma(n, V(-0.693359375f), x);
+  r = Isa::fma(n, V(2.12194440e-4f), r);
+  V p = V(1.0f / 5040);
+  p = Isa::fma(p, r, V(1.0f / 720));
+  p = Isa::fma(p, r, V(1.0f / 120));
+  p = Isa::fma(p, r, V(1.0f / 24));
+  p = Isa::fma(p, r, V(1.0f / 6));
+  p = Isa::fma(p, r, V(0.5f));
+  p = Isa::fma(p, r, V(1.0f));
+  p = Isa::fma(p, r, V(1.0f));
+  p = xsimd::ldexp(p, xsimd::to_int(n));
+  p = xsimd::select(x < V(-87.3f), V(0.0f), p);
+  return xsimd::select(x > V(88.37f), V(__builtin_inff()), p);
+}
+
+}  // namespace gladius::cpu

@@ -1,0 +1,57 @@
+// Text to token ids and back, over the vocabulary of the file.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/vocab.h"
+
+namespace gladius {
+
+// Immutable and thread-safe after construction.
+class Tokenizer {
+ public:
+  virtual ~Tokenizer() = default;
+  const Vocab& vocab() const { return vocab_; }
+
+  // Ids of text, which may be any bytes. add_special: BOS and EOS where the vocabulary says so. parse_special: texts of
+  // control tokens in the input become those tokens (user-defined tokens always do).
+  std::vector<int32_t> encode(std::string_view text, bool add_special, bool parse_special = false) const;
+
+  // The exact bytes of one token; empty for control tokens unless `special`. No space is dropped.
+  std::string_view piece(int32_t token, bool special = false) const;
+  // Bytes of a whole sequence: llama's leading space (add_space_prefix) is dropped.
+  std::string decode(std::span<const int32_t> tokens, bool special = false) const;
+
+  bool ends_generation(int32_t token) const;
+
+ protected:
+  explicit Tokenizer(Vocab vocab);
+  // Appends the ids of a text without special tokens. `first`: nothing but BOS or a special token stands before it.
+  virtual void encode_fragment(std::string_view text, bool first, std::vector<int32_t>& ids) const = 0;
+
+ private:
+  Vocab vocab_;
+};
+
+// Validates the vocabulary and builds its tokenizer. Throws Error.
+std::unique_ptr<Tokenizer> make_tokenizer(Vocab vocab, const std::string& source);
+
+// Joins streamed pieces so that no output ever ends inside a UTF-8 character and llama's leading space is dropped.
+class StreamDecoder {
+ public:
+  explicit StreamDecoder(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+  std::string push(int32_t token);  // the text that is complete now; may be empty
+  std::string finish();             // what is left, an incomplete character included
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::string pending_;
+  bool at_start_ = true;
+};
+
+}  // namespace gladius
