@@ -10,7 +10,8 @@ namespace gladius {
 
 class MappedFile {
  public:
-  // Throws Error naming the file and the system's reason (missing, a folder, unreadable). An empty file maps to 0 bytes.
+  // Throws Error naming the file and the system's reason (missing, a folder, unreadable). An empty file maps
+  // to 0 bytes.
   static std::shared_ptr<const MappedFile> open(const std::filesystem::path& path);
   ~MappedFile();
   MappedFile(const MappedFile&) = delete;

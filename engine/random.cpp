@@ -35,7 +35,8 @@ uint64_t Random::bits(uint64_t index) const {
 double Random::uniform(uint64_t index) const { return static_cast<double>(bits(index) >> 11) * 0x1p-53; }
 
 uint64_t Random::below(uint64_t index, uint64_t bound) const {
-  return static_cast<uint64_t>((static_cast<unsigned __int128>(bits(index)) * bound) >> 64);
+  __extension__ using Wide = unsigned __int128;
+  return static_cast<uint64_t>((static_cast<Wide>(bits(index)) * bound) >> 64);
 }
 
 void Random::normal(uint64_t begin, int64_t n, float mean, float deviation, float* out) const {

@@ -18,7 +18,9 @@ class Shape {
   Shape() = default;
   Shape(std::initializer_list<int64_t> dims);  // throws Error beyond 4 dimensions or for a negative one
   int rank() const { return rank_; }
-  int64_t operator[](int i) const { return dims_[static_cast<size_t>(i < 0 ? i + rank_ : i)]; }  // -1: the last
+  int64_t operator[](int i) const {
+    return dims_[static_cast<size_t>(i < 0 ? i + rank_ : i)];
+  }                          // -1: the last
   int64_t elements() const;  // product of the dimensions; 0 for an empty shape
   int64_t rows() const { return elements() == 0 ? 0 : elements() / (*this)[-1]; }  // of the view [rows, last]
   bool operator==(const Shape&) const = default;
@@ -31,14 +33,6 @@ class Shape {
 
 // Bytes of a contiguous tensor; throws Error when the last dimension is not a whole number of blocks.
 size_t tensor_bytes(DType dtype, const Shape& shape);
-
-// A gradient: F32 memory of its tensor's shape, written first by overwriting, then by adding.
-struct Gradient {
-  std::atomic<int> owners{0};
-  Ref<Buffer> buffer;    // empty until first needed
-  bool written = false;  // holds a contribution of the current step
-  void recycle();
-};
 
 class Tensor {
  public:
@@ -62,17 +56,22 @@ class Tensor {
   // Rows [begin, end) of the first dimension, sharing memory; without gradient.
   Tensor slice(int64_t begin, int64_t end) const;
 
-  // ---- gradient -------------------------------------------------------------------------------------------------------
+  // ---- gradient
+  // -------------------------------------------------------------------------------------------------------
   bool requires_grad() const { return static_cast<bool>(grad_); }
   void set_requires_grad(BufferPool& pool);  // F32 tensors only
-  // Where a backward pass writes its contribution: memory of the tensor's shape, and whether to add to what is there.
+  // Where a backward pass writes its contribution: memory of the tensor's shape, and whether to add to what
+  // is there.
   struct GradTarget {
     float* data;
     bool accumulate;
   };
   GradTarget grad_target(BufferPool& pool) const;
-  // The finished gradient to read from; throws Error when nothing was contributed.
-  const float* grad() const;
+  // The same for an operation that is its input's only user: memory to overwrite. Throws Error if another
+  // contributed.
+  float* sole_grad_target(BufferPool& pool) const;
+  // The finished gradient, [shape]; throws Error when nothing was contributed.
+  float* grad() const;
   bool has_grad() const { return grad_ && grad_->written; }
   // Makes `from`'s finished gradient this tensor's, without a copy when nothing was contributed yet.
   // Only for the last use of `from`'s gradient. Returns false when the caller has to add it itself.

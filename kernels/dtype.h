@@ -8,7 +8,8 @@
 
 namespace gladius {
 
-// The numbers are the tensor type ids of a GGUF file (ggml's enumeration), so that files need no second table.
+// The numbers are the tensor type ids of a GGUF file (ggml's enumeration), so that files need no second
+// table.
 enum class DType : uint8_t {
   F32 = 0,
   F16 = 1,
@@ -31,8 +32,9 @@ struct DTypeInfo {
   std::string_view name;  // as GGUF tools spell it, e.g. "Q4_K"
   int64_t block_size;     // elements in a block
   int64_t block_bytes;    // bytes of a block
-  DType dot_with;         // what an activation row is converted to before a dot product with this type (ggml's choice)
-  bool quantised;         // stored in blocks with scales
+  DType
+      dot_with;  // what an activation row is converted to before a dot product with this type (ggml's choice)
+  bool quantised;  // stored in blocks with scales
 };
 
 // Never fails for a valid enumerator.

@@ -7,8 +7,8 @@
 
 namespace gladius {
 
-// Runs f(task, worker) for every task in [0, tasks); worker in [0, threads) tells whose scratch memory to use. Which worker
-// runs which task is not fixed, so f's result may depend on the task alone.
+// Runs f(task, worker) for every task in [0, tasks); worker in [0, threads) tells whose scratch memory to
+// use. Which worker runs which task is not fixed, so f's result may depend on the task alone.
 template <class F>
 void parallel_tasks(int threads, int64_t tasks, F&& f) {
   if (threads <= 1 || tasks <= 1) {

@@ -9,7 +9,8 @@
 
 namespace gladius {
 
-// Llama-3 style RoPE scaling: frequencies with long wavelengths are divided by `factor`, short ones kept, smoothly between.
+// Llama-3 style RoPE scaling: frequencies with long wavelengths are divided by `factor`, short ones kept,
+// smoothly between.
 struct RopeScaling {
   float factor = 8.0f, low_freq_factor = 1.0f, high_freq_factor = 4.0f;
   int64_t original_context = 8192;
@@ -23,8 +24,8 @@ struct Config {
   float norm_eps = 1e-6f;
   float rope_theta = 10000.0f;
   std::optional<RopeScaling> rope_scaling;
-  // Divisors of the rotation frequencies [head_dim/2] as a GGUF file carries them (rope_freqs.weight); empty: all 1.
-  // Set from rope_scaling when that is given.
+  // Divisors of the rotation frequencies [head_dim/2] as a GGUF file carries them (rope_freqs.weight); empty:
+  // all 1. Set from rope_scaling when that is given.
   std::vector<float> rope_divisors;
   bool tied = false;  // the LM head is the embedding
 
@@ -32,8 +33,8 @@ struct Config {
   bool operator==(const Config&) const = default;
 };
 
-// Throws Error naming the first value that is wrong: not positive, heads not a multiple of kv_heads, odd head_dim,
-// sizes whose products overflow, or that no machine holds. `source` names the file or the preset.
+// Throws Error naming the first value that is wrong: not positive, heads not a multiple of kv_heads, odd
+// head_dim, sizes whose products overflow, or that no machine holds. `source` names the file or the preset.
 void validate(const Config& config, const std::string& source);
 
 // "gladius-125m" (the reference) or "gladius-tiny" (the demo). Throws Error listing the names.

@@ -16,7 +16,8 @@ enum class Init {
   residual_normal,  // N(0, 0.02 / sqrt(2 * layers)): the projections that write to the residual stream
 };
 
-// Which row order Hugging Face files hold: GGUF's (and ours) rotates adjacent pairs, Hugging Face's the two halves of a head.
+// Which row order Hugging Face files hold: GGUF's (and ours) rotates adjacent pairs, Hugging Face's the two
+// halves of a head.
 enum class RowOrder { same, rope_query, rope_key };
 
 struct ParamSpec {

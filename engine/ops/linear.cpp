@@ -1,0 +1,37 @@
+#include "engine/ops.h"
+
+namespace gladius {
+
+Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& residual) {
+  const int64_t M = x.shape().rows(), K = x.shape()[-1], N = weight.shape()[0];
+  if (weight.shape() != Shape{N, K})
+    fail("linear: x {} does not fit weight {}", x.shape().text(), weight.shape().text());
+  if (residual.defined() && residual.shape() != Shape{M, N}) {
+    fail("linear: residual {} is not [{}, {}]", residual.shape().text(), M, N);
+  }
+  Tensor y = ctx.empty({M, N});
+  const Epilogue epilogue{.residual = residual.defined() ? residual.f32() : nullptr};
+  ctx.backend.matmul_weight({M, N, K}, x.f32(), {weight.dtype(), weight.data()}, y.f32(), epilogue);
+
+  if (ctx.records(x, weight, residual)) {
+    y.set_requires_grad(ctx.pool);
+    ctx.tape->record([&backend = ctx.backend, &pool = ctx.pool, M, K, N, x, weight, residual, y] {
+      const float* dy = y.grad();
+      if (x.requires_grad()) {  // dx[M,K] = dy[M,N] · weight[N,K]
+        const auto dx = x.grad_target(pool);
+        backend.matmul_nn({M, K, N}, dy, weight.f32(), dx.data, {.accumulate = dx.accumulate});
+      }
+      if (weight.requires_grad()) {  // dweight[N,K] = dy[M,N]ᵀ · x[M,K]
+        const auto dW = weight.grad_target(pool);
+        backend.matmul_tn({N, K, M}, dy, x.f32(), dW.data, {.accumulate = dW.accumulate});
+      }
+      if (residual.requires_grad() && !residual.adopt_grad(y)) {  // dresidual = dy
+        const auto dr = residual.grad_target(pool);
+        backend.add(M * N, dr.data, dy, dr.data);
+      }
+    });
+  }
+  return y;
+}
+
+}  // namespace gladius

@@ -1,0 +1,91 @@
+#include "model/config.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "engine/error.h"
+#include "model/params.h"
+
+namespace gladius {
+namespace {
+
+void require_range(const std::string& source, std::string_view name, int64_t value, int64_t low,
+                   int64_t high) {
+  if (value < low || value > high) fail("{}: {} is {}, but must be {} to {}", source, name, value, low, high);
+}
+
+}  // namespace
+
+void validate(const Config& c, const std::string& source) {
+  constexpr int64_t kMost = 1 << 24;  // bounds each size, so that products of three of them fit 64 bits
+  require_range(source, "vocabulary size", c.vocab, 1, kMost);
+  require_range(source, "hidden size", c.hidden, 1, 1 << 20);
+  require_range(source, "intermediate size", c.intermediate, 1, 1 << 20);
+  require_range(source, "number of layers", c.layers, 1, 1 << 12);
+  require_range(source, "number of heads", c.heads, 1, 1 << 12);
+  require_range(source, "number of key/value heads", c.kv_heads, 1, c.heads);
+  require_range(source, "context length", c.context, 1, kMost);
+  require_range(source, "head width", c.head_dim, 2, 1 << 12);
+  if (c.heads % c.kv_heads != 0) {
+    fail("{}: {} heads cannot share {} key/value heads evenly", source, c.heads, c.kv_heads);
+  }
+  if (c.head_dim % 2 != 0) fail("{}: head width {} is odd, but RoPE rotates pairs", source, c.head_dim);
+  if (!(c.norm_eps > 0) || !(c.norm_eps < 1))
+    fail("{}: RMSNorm epsilon {} is not in (0, 1)", source, c.norm_eps);
+  if (!(c.rope_theta >= 1) || !std::isfinite(c.rope_theta)) {
+    fail("{}: RoPE theta {} is not a number of at least 1", source, c.rope_theta);
+  }
+  if (!c.rope_divisors.empty() && c.rope_divisors.size() != static_cast<size_t>(c.head_dim / 2)) {
+    fail("{}: {} RoPE divisors for {} pairs", source, c.rope_divisors.size(), c.head_dim / 2);
+  }
+  for (const float divisor : c.rope_divisors) {
+    if (!(divisor > 0) || !std::isfinite(divisor))
+      fail("{}: RoPE divisor {} is not positive", source, divisor);
+  }
+}
+
+int64_t Config::parameters() const {
+  int64_t n = 0;
+  for (const ParamSpec& spec : parameter_table(*this)) n += spec.shape.elements();
+  return n;
+}
+
+std::vector<std::string> preset_names() { return {"gladius-125m", "gladius-tiny"}; }
+
+Config preset(std::string_view name) {
+  Config c;
+  c.name = name;
+  if (name == "gladius-125m") {
+    c.vocab = 32000, c.hidden = 768, c.intermediate = 2048, c.layers = 12, c.heads = 12, c.kv_heads = 4,
+    c.context = 2048;
+  } else if (name == "gladius-tiny") {  // rows are multiples of 256, so that every matrix takes a k-quant
+    c.vocab = 1024, c.hidden = 256, c.intermediate = 768, c.layers = 4, c.heads = 4, c.kv_heads = 2,
+    c.context = 256;
+  } else {
+    fail("no model preset is called {}; there are gladius-125m and gladius-tiny", name);
+  }
+  c.head_dim = c.hidden / c.heads;
+  return c;
+}
+
+std::vector<float> rope_scaling_divisors(const RopeScaling& s, float theta, int64_t head_dim) {
+  // As transformers' rope type "llama3": by the wavelength of each pair, keep, divide, or blend.
+  std::vector<float> divisors;
+  for (int64_t i = 0; i < head_dim / 2; ++i) {
+    const double frequency =
+        std::pow(static_cast<double>(theta), -2.0 * static_cast<double>(i) / static_cast<double>(head_dim));
+    const double turns = static_cast<double>(s.original_context) * frequency / (2 * std::numbers::pi);
+    double divisor = 1;
+    if (turns < s.low_freq_factor) {
+      divisor = s.factor;
+    } else if (turns <= s.high_freq_factor) {
+      const double smooth =
+          (turns - s.low_freq_factor) / (static_cast<double>(s.high_freq_factor) - s.low_freq_factor);
+      divisor = 1 / ((1 - smooth) / s.factor + smooth);
+    }
+    divisors.push_back(static_cast<float>(divisor));
+  }
+  return divisors;
+}
+
+}  // namespace gladius

@@ -1,0 +1,84 @@
+#include "model/model.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "engine/random.h"
+
+namespace gladius {
+
+Layer Model::layer(int64_t index) const {
+  constexpr size_t kPerLayer = 9;
+  const size_t first = weights.size() - kPerLayer * static_cast<size_t>(config.layers - index);
+  const Tensor* w = &weights[first];  // in the order of parameter_table
+  return {w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8]};
+}
+
+void initialise(const Config& config, uint64_t seed, const ParamSpec& spec, float* values) {
+  const int64_t n = spec.shape.elements();
+  constexpr double kDeviation = 0.02;
+  const double residual = kDeviation / std::sqrt(2.0 * static_cast<double>(config.layers));
+  if (spec.init == Init::ones) {
+    std::fill_n(values, n, 1.0f);
+  } else {
+    const double deviation = spec.init == Init::normal ? kDeviation : residual;
+    Random(seed, stream_of(spec.gguf_name)).normal(0, n, 0.0f, static_cast<float>(deviation), values);
+  }
+}
+
+Model blank_model(const Config& config, BufferPool& pool) {
+  Model model{config, parameter_table(config), {}};
+  for (const ParamSpec& spec : model.specs) model.weights.emplace_back(pool, DType::F32, spec.shape);
+  return model;
+}
+
+void set_trainable(Model& model, BufferPool& pool) {
+  for (Tensor& weight : model.weights) weight.set_requires_grad(pool);
+}
+
+Model new_model(const Config& config, uint64_t seed, BufferPool& pool) {
+  Model model = blank_model(config, pool);
+  for (size_t i = 0; i < model.specs.size(); ++i)
+    initialise(config, seed, model.specs[i], model.weights[i].f32());
+  set_trainable(model, pool);
+  return model;
+}
+
+RopeTable make_rope_table(const Config& config, int64_t positions, BufferPool& pool) {
+  const int64_t pairs = config.head_dim / 2;
+  const RopeTable table{Tensor(pool, DType::F32, {positions, pairs}),
+                        Tensor(pool, DType::F32, {positions, pairs})};
+  for (int64_t i = 0; i < pairs; ++i) {
+    double frequency = std::pow(static_cast<double>(config.rope_theta),
+                                -2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim));
+    if (!config.rope_divisors.empty())
+      frequency /= static_cast<double>(config.rope_divisors[static_cast<size_t>(i)]);
+    for (int64_t p = 0; p < positions; ++p) {
+      const double angle = static_cast<double>(p) * frequency;
+      table.cos.f32()[p * pairs + i] = static_cast<float>(std::cos(angle));
+      table.sin.f32()[p * pairs + i] = static_cast<float>(std::sin(angle));
+    }
+  }
+  return table;
+}
+
+TokenBatch make_token_batch(int64_t B, int64_t T, BufferPool& pool) {
+  TokenBatch batch{B, T, Tensor(pool, DType::I32, {B * T}), Tensor(pool, DType::I32, {B * T})};
+  for (int64_t m = 0; m < B * T; ++m) batch.positions.i32()[m] = static_cast<int32_t>(m % T);
+  return batch;
+}
+
+void Memory::clear() {
+  for (KvCache& layer : layers) layer.length = 0;
+}
+
+Memory make_memory(const Config& config, int64_t batch, int64_t capacity, BufferPool& pool) {
+  Memory memory;
+  for (int64_t i = 0; i < config.layers; ++i) {
+    const Shape shape{batch, capacity, config.kv_heads * config.head_dim};
+    memory.layers.push_back({Tensor(pool, DType::F32, shape), Tensor(pool, DType::F32, shape), 0});
+  }
+  return memory;
+}
+
+}  // namespace gladius

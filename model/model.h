@@ -1,0 +1,77 @@
+// A Llama model: configuration and weights.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "engine/ops.h"
+#include "engine/tensor.h"
+#include "model/config.h"
+#include "model/params.h"
+
+namespace gladius {
+
+// The weights of one decoder layer, by what they do.
+struct Layer {
+  const Tensor &attn_norm, &q, &k, &v, &attn_output, &ffn_norm, &gate, &up, &down;
+};
+
+struct Model {
+  Config config;
+  std::vector<ParamSpec> specs;  // parameter_table(config)
+  std::vector<Tensor> weights;   // one for each row of specs
+
+  const Tensor& embedding() const { return weights[0]; }
+  const Tensor& output_norm() const { return weights[1]; }
+  const Tensor& head() const { return config.tied ? weights[0] : weights[2]; }
+  Layer layer(int64_t index) const;
+};
+
+// How weights start (Init in params.h): norms at 1; matrices normal with deviation 0.02 (GPT-2, Radford et
+// al. 2019), small enough that logits start near 0 and the loss near ln V; the projections into the residual
+// stream (attn_output and ffn_down) by a further 1/sqrt(2 * layers), so that the sum of all layers'
+// contributions has the variance of one, however deep the model. Each parameter draws from its own stream,
+// named by its GGUF name: the values depend on the seed and the shape alone.
+void initialise(const Config& config, uint64_t seed, const ParamSpec& spec, float* values);
+
+// A new trainable model. The weights have gradients.
+Model new_model(const Config& config, uint64_t seed, BufferPool& pool);
+
+// A model whose weights exist but hold nothing, for measuring memory.
+Model blank_model(const Config& config, BufferPool& pool);
+
+// Makes every weight trainable; they must be F32.
+void set_trainable(Model& model, BufferPool& pool);
+
+// Cosines and sines for positions [0, positions) (Su et al. 2021): angle p * theta^(-2i/D) / divisor_i,
+// computed in double.
+RopeTable make_rope_table(const Config& config, int64_t positions, BufferPool& pool);
+
+// Tokens of B sequences of T each, and where each stands in its sequence.
+struct TokenBatch {
+  int64_t B, T;
+  Tensor tokens;     // I32 [B*T]
+  Tensor positions;  // I32 [B*T]
+};
+TokenBatch make_token_batch(int64_t B, int64_t T,
+                            BufferPool& pool);  // positions 0 .. T-1 of every sequence; tokens undefined
+
+// What the model remembers of the tokens so far, per layer.
+struct Memory {
+  std::vector<KvCache> layers;
+  int64_t length() const { return layers.empty() ? 0 : layers[0].length; }
+  int64_t capacity() const { return layers.empty() ? 0 : layers[0].k.shape()[1]; }
+  void clear();
+};
+Memory make_memory(const Config& config, int64_t batch, int64_t capacity, BufferPool& pool);
+
+// The forward pass: hidden states [B*T, C] after the last norm. With a memory, the batch continues what it
+// holds (inference); the same function trains, reads prompts and decodes, with dense and with quantised
+// weights.
+Tensor forward(Context& ctx, const Model& model, const RopeTable& rope_table, const TokenBatch& batch,
+               Memory* memory = nullptr);
+
+// Scores of every token of the vocabulary: [M, V] for hidden states [M, C].
+Tensor logits(Context& ctx, const Model& model, const Tensor& hidden);
+
+}  // namespace gladius
