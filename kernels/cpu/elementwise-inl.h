@@ -1,5 +1,5 @@
-// Kernels without any sum across elements, and the sum of squares. An element's result does not depend on its place: tails
-// run through the same vector code, padded.
+// Kernels without any sum across elements, and the sum of squares. An element's result does not depend on its
+// place: tails run through the same vector code, padded.
 #pragma once
 
 #include "kernels/cpu/float_kernels.h"
@@ -12,8 +12,7 @@ template <class Isa, class F>
 GLADIUS_INLINE void map2(int64_t n, const float* a, const float* b, float* y, F f) {
   int64_t i = 0;
   for (; i + lanes<Isa> <= n; i += lanes<Isa>) store<Isa>(y + i, f(load<Isa>(a + i), load<Isa>(b + i)));
-  if (i < n)
-    store_first<Isa>(y + i, f(load_first<Isa>(a + i, n - i), load_first<Isa>(b + i, n - i)), n - i);
+  if (i < n) store_first<Isa>(y + i, f(load_first<Isa>(a + i, n - i), load_first<Isa>(b + i, n - i)), n - i);
 }
 
 template <class Isa>
@@ -35,7 +34,8 @@ struct Elementwise {
     map2<Isa>(n, g, u, y, [](V gate, V up) { return gate / (V(1.0f) + exp<Isa>(-gate)) * up; });
   }
 
-  static void swiglu_backward(int64_t n, const float* g, const float* u, const float* dy, float* dg, float* du) {
+  static void swiglu_backward(int64_t n, const float* g, const float* u, const float* dy, float* dg,
+                              float* du) {
     const auto gradients = [](V gate, V up, V d, V& d_gate, V& d_up) {
       const V s = sigmoid(gate);
       d_up = d * (gate * s);
@@ -50,7 +50,8 @@ struct Elementwise {
     }
     if (i == n) return;
     const int64_t rest = n - i;
-    gradients(load_first<Isa>(g + i, rest), load_first<Isa>(u + i, rest), load_first<Isa>(dy + i, rest), d_gate, d_up);
+    gradients(load_first<Isa>(g + i, rest), load_first<Isa>(u + i, rest), load_first<Isa>(dy + i, rest),
+              d_gate, d_up);
     store_first<Isa>(dg + i, d_gate, rest);
     store_first<Isa>(du + i, d_up, rest);
   }
@@ -73,20 +74,23 @@ struct Elementwise {
     }
     if (i == n) return;
     const int64_t rest = n - i;
-    V weight = load_first<Isa>(p + i, rest), mean = load_first<Isa>(m + i, rest), square = load_first<Isa>(v + i, rest);
+    V weight = load_first<Isa>(p + i, rest), mean = load_first<Isa>(m + i, rest),
+      square = load_first<Isa>(v + i, rest);
     update(load_first<Isa>(grad + i, rest), weight, mean, square);
     store_first<Isa>(p + i, weight, rest);
     store_first<Isa>(m + i, mean, rest);
     store_first<Isa>(v + i, square, rest);
   }
 
-  // Plain loops in double, of a fixed order of additions that compilers vectorise: squares of large floats do not overflow.
+  // Plain loops in double, of a fixed order of additions that compilers vectorise: squares of large floats do
+  // not overflow.
   static double sum_of_squares(int64_t n, const float* x) {
     constexpr int64_t width = 16;
     double sums[width] = {};
     int64_t i = 0;
     for (; i + width <= n; i += width)
-      for (int64_t l = 0; l < width; ++l) sums[l] += static_cast<double>(x[i + l]) * static_cast<double>(x[i + l]);
+      for (int64_t l = 0; l < width; ++l)
+        sums[l] += static_cast<double>(x[i + l]) * static_cast<double>(x[i + l]);
     for (; i < n; ++i) sums[i % width] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
     double sum = 0;
     for (int64_t l = 0; l < width; ++l) sum += sums[l];

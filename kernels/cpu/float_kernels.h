@@ -1,5 +1,6 @@
-// The floating-point kernels of one instruction set, as function pointers: pieces of work for one thread. cpu_*.cpp cuts an
-// operation of kernels/backend.h into such pieces and says which thread runs which. The operation's equations stand there.
+// The floating-point kernels of one instruction set, as function pointers: pieces of work for one thread.
+// cpu_*.cpp cuts an operation of kernels/backend.h into such pieces and says which thread runs which. The
+// operation's equations stand there.
 #pragma once
 
 #include <cstddef>
@@ -9,12 +10,13 @@
 
 namespace gladius::cpu {
 
-// One tile of C[rows, cols] += A·B over a block of the summed dimension, from packed panels (see FloatKernels::pack).
+// One tile of C[rows, cols] += A·B over a block of the summed dimension, from packed panels (see
+// FloatKernels::pack).
 struct GemmTile {
   int64_t rows, cols, k;
-  int64_t panel_rows;     // rows of a panel of a, at most gemm_rows
-  const float* a;         // [ceil(rows / panel_rows)][k][panel_rows]
-  const float* b;         // [ceil(cols / gemm_cols)][k][gemm_cols]
+  int64_t panel_rows;  // rows of a panel of a, at most gemm_rows
+  const float* a;      // [ceil(rows / panel_rows)][k][panel_rows]
+  const float* b;      // [ceil(cols / gemm_cols)][k][gemm_cols]
   float* c;
   int64_t c_stride;       // of c and of residual
   bool add;               // C is added to rather than overwritten
@@ -29,15 +31,16 @@ struct FewRowsTile {
   const float* b;
   int64_t b_stride;
   float* c;
-  int64_t c_stride;       // of c and of residual
+  int64_t c_stride;  // of c and of residual
   bool add;
   const float* residual;  // added when not null
 };
 
 inline constexpr int64_t few_rows = 8;
 
-// The query rows of one key/value head are numbered t = i * (H/G) + (h mod H/G): the heads of a group share its keys, so
-// they are rows of the same small matrix products. A task is the rows [row_begin, row_end) of sequence b, group g.
+// The query rows of one key/value head are numbered t = i * (H/G) + (h mod H/G): the heads of a group share
+// its keys, so they are rows of the same small matrix products. A task is the rows [row_begin, row_end) of
+// sequence b, group g.
 struct AttentionTask {
   const AttentionDims* d;
   int64_t b, g;
@@ -55,8 +58,8 @@ struct AttentionBackwardTask {
   float* scratch;
 };
 
-inline constexpr int64_t attention_rows = 64;       // query rows of a tile
-inline constexpr int64_t attention_keys = 64;       // keys of a tile
+inline constexpr int64_t attention_rows = 64;        // query rows of a tile
+inline constexpr int64_t attention_keys = 64;        // keys of a tile
 inline constexpr int64_t attention_max_width = 256;  // widest head that the tiled kernels take
 // Nine tiles of rows or keys by head width, two of scores, and a few values a row.
 inline constexpr int64_t attention_scratch =
@@ -66,9 +69,10 @@ struct FloatKernels {
   int64_t gemm_rows, gemm_cols;  // the register tile
 
   // ---- matrix products (gemm-inl.h) ----
-  // Copies x, whose element (i, p) is x[i * i_stride + p * k_stride], i < n, p < k, into panels of `width` values of i:
-  // y[panel][p][width], zeros beyond n.
-  void (*pack)(int64_t n, int64_t k, const float* x, int64_t i_stride, int64_t k_stride, int64_t width, float* y);
+  // Copies x, whose element (i, p) is x[i * i_stride + p * k_stride], i < n, p < k, into panels of `width`
+  // values of i: y[panel][p][width], zeros beyond n.
+  void (*pack)(int64_t n, int64_t k, const float* x, int64_t i_stride, int64_t k_stride, int64_t width,
+               float* y);
   void (*gemm_tile)(const GemmTile&);
   void (*few_rows_tile)(const FewRowsTile&);
 
@@ -78,11 +82,11 @@ struct FloatKernels {
 
   // ---- rows (rows-inl.h) ----
   void (*rms_norm)(int64_t rows, int64_t C, float eps, const float* x, const float* w, float* y, float* r);
-  void (*rms_norm_backward)(int64_t rows, int64_t C, const float* x, const float* w, const float* r, const float* dy,
-                            float* dx, bool accumulate);
+  void (*rms_norm_backward)(int64_t rows, int64_t C, const float* x, const float* w, const float* r,
+                            const float* dy, float* dx, bool accumulate);
   // dw of the columns [begin, end).
-  void (*rms_norm_backward_weight)(int64_t M, int64_t C, int64_t begin, int64_t end, const float* x, const float* r,
-                                   const float* dy, float* dw, bool accumulate);
+  void (*rms_norm_backward_weight)(int64_t M, int64_t C, int64_t begin, int64_t end, const float* x,
+                                   const float* r, const float* dy, float* dw, bool accumulate);
   // One row of d.heads heads.
   void (*rope)(const RopeDims& d, const float* cos, const float* sin, RopeDirection direction, const float* x,
                float* y);

@@ -1,8 +1,8 @@
-// Matrix products from packed panels, after Goto & van de Geijn 2008 ("Anatomy of high-performance matrix multiplication")
-// and BLIS (Van Zee & van de Geijn 2015): a register tile of gemm_rows × gemm_vectors accumulators walks the summed dimension.
+// Matrix products from packed panels, after Goto & van de Geijn 2008 ("Anatomy of high-performance matrix
+// multiplication") and BLIS (Van Zee & van de Geijn 2015): a register tile of gemm_rows × gemm_vectors
+// accumulators walks the summed dimension.
 #pragma once
 
-#include <array>
 #include <utility>
 
 #include "kernels/cpu/float_kernels.h"
@@ -10,8 +10,8 @@
 
 namespace gladius::cpu {
 
-// C[R, gemm_cols] (+)= A·B (+ residual). Element (i, p) of A is a[i * RowStride + p * a_step], row p of B is at
-// b + p * b_step: RowStride 1 reads panels and transposes, another one reads rows of a fixed-size tile.
+// C[R, gemm_cols] (+)= A·B (+ residual). Element (i, p) of A is a[i * RowStride + p * a_step], row p of B is
+// at b + p * b_step: RowStride 1 reads panels and transposes, another one reads rows of a fixed-size tile.
 template <class Isa, int R, int RowStride>
 struct MicroTile {
   using V = Vec<Isa>;
@@ -49,16 +49,21 @@ struct MicroTile {
   }
 };
 
-using MicroTileFunction = void (*)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t, bool,
-                                   const float*);
+using MicroTileFunction = void (*)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t,
+                                   bool, const float*);
 
-// micro_tiles[R - 1] computes R rows.
+// micro_tiles<Isa, RowStride>.of_rows[R - 1] computes R rows.
+template <class Isa>
+struct MicroTileTable {
+  MicroTileFunction of_rows[Isa::gemm_rows];
+};
 template <class Isa, int RowStride, size_t... I>
-constexpr std::array<MicroTileFunction, sizeof...(I)> make_micro_tiles(std::index_sequence<I...>) {
-  return {&MicroTile<Isa, static_cast<int>(I) + 1, RowStride>::run...};
+constexpr MicroTileTable<Isa> make_micro_tiles(std::index_sequence<I...>) {
+  return {{&MicroTile<Isa, static_cast<int>(I) + 1, RowStride>::run...}};
 }
 template <class Isa, int RowStride>
-inline constexpr auto micro_tiles = make_micro_tiles<Isa, RowStride>(std::make_index_sequence<Isa::gemm_rows>());
+inline constexpr MicroTileTable<Isa> micro_tiles =
+    make_micro_tiles<Isa, RowStride>(std::make_index_sequence<Isa::gemm_rows>());
 
 template <class Isa>
 struct Gemm {
@@ -66,7 +71,8 @@ struct Gemm {
   static constexpr int64_t w = lanes<Isa>;
   static constexpr int64_t cols = Isa::gemm_vectors * w;
 
-  static void pack(int64_t n, int64_t k, const float* x, int64_t i_stride, int64_t k_stride, int64_t width, float* y) {
+  static void pack(int64_t n, int64_t k, const float* x, int64_t i_stride, int64_t k_stride, int64_t width,
+                   float* y) {
     for (int64_t i0 = 0; i0 < n; i0 += width, x += width * i_stride, y += width * k) {
       const int64_t count = n - i0 < width ? n - i0 : width;
       if (i_stride == 1) {
@@ -92,7 +98,7 @@ struct Gemm {
         const float* a = t.a + i * t.k;
         const int64_t at = i * t.c_stride + j;
         const float* residual = t.residual ? t.residual + at : nullptr;
-        const MicroTileFunction micro = micro_tiles<Isa, 1>[static_cast<size_t>(m - 1)];
+        const MicroTileFunction micro = micro_tiles<Isa, 1>.of_rows[m - 1];
         if (n == cols) {
           micro(t.k, a, t.panel_rows, b, cols, t.c + at, t.c_stride, t.add, residual);
           continue;
@@ -105,9 +111,7 @@ struct Gemm {
     }
   }
 
-  static void few_rows_tile(const FewRowsTile& t) {
-    few_rows_functions[static_cast<size_t>(t.rows - 1)](t);
-  }
+  static void few_rows_tile(const FewRowsTile& t) { few_rows_functions[t.rows - 1](t); }
 
  private:
   static GLADIUS_INLINE void pack_line(int64_t count, int64_t width, const float* x, float* y) {
@@ -170,7 +174,7 @@ struct Gemm {
     for (; j < t.cols; ++j) few_rows_block<R, 1>(t, j);
   }
 
-  static constexpr std::array<void (*)(const FewRowsTile&), few_rows> few_rows_functions = {
+  static constexpr void (*few_rows_functions[few_rows])(const FewRowsTile&) = {
       &few_rows_of<1>, &few_rows_of<2>, &few_rows_of<3>, &few_rows_of<4>,
       &few_rows_of<5>, &few_rows_of<6>, &few_rows_of<7>, &few_rows_of<8>};
 };

@@ -8,8 +8,8 @@
 
 namespace gladius::cpu {
 
-// sum_i f(i) where f(i) is a vector: four running sums, so that additions need not wait for each other. `tail(i, n)` gives
-// the last vector, whose lanes from n on must be 0.
+// sum_i f(i) where f(i) is a vector: four running sums, so that additions need not wait for each other.
+// `tail(i, n)` gives the last vector, whose lanes from n on must be 0.
 template <class Isa, class F, class Tail>
 GLADIUS_INLINE float sum_vectors(int64_t n, F f, Tail tail) {
   using V = Vec<Isa>;
@@ -68,7 +68,8 @@ struct Rows {
     for (; i < n; ++i) y[i] *= factor;
   }
 
-  static void rms_norm(int64_t rows, int64_t C, float eps, const float* x, const float* weight, float* y, float* r) {
+  static void rms_norm(int64_t rows, int64_t C, float eps, const float* x, const float* weight, float* y,
+                       float* r) {
     for (int64_t m = 0; m < rows; ++m, x += C, y += C) {
       const float inverse = 1.0f / std::sqrt(dot(C, x, x) / static_cast<float>(C) + eps);
       if (r) r[m] = inverse;
@@ -102,7 +103,8 @@ struct Rows {
     }
   }
 
-  // Rows are summed in blocks, then the blocks: the error grows with the block's length plus the number of blocks.
+  // Rows are summed in blocks, then the blocks: the error grows with the block's length plus the number of
+  // blocks.
   static void rms_norm_backward_weight(int64_t M, int64_t C, int64_t begin, int64_t end, const float* x,
                                        const float* r, const float* dy, float* dw, bool accumulate) {
     constexpr int64_t block = 64;
@@ -117,14 +119,16 @@ struct Rows {
         total = total + sum;
       }
       if (accumulate) total = total + fetch(dw + c);
-      if (n == w) store<Isa>(dw + c, total);
-      else store_first<Isa>(dw + c, total, n);
+      if (n == w)
+        store<Isa>(dw + c, total);
+      else
+        store_first<Isa>(dw + c, total, n);
     }
   }
 
   // A plain loop over pairs: compilers vectorise it, shuffles included.
-  static void rope(const RopeDims& d, const float* cos, const float* sin, RopeDirection direction, const float* x,
-                   float* y) {
+  static void rope(const RopeDims& d, const float* cos, const float* sin, RopeDirection direction,
+                   const float* x, float* y) {
     const float sign = direction == RopeDirection::forward ? 1.0f : -1.0f;
     for (int64_t h = 0; h < d.heads; ++h, x += d.D, y += d.D) {
       for (int64_t i = 0; i < d.D / 2; ++i) {

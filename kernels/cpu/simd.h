@@ -1,13 +1,15 @@
-// The vectors that kernels are written in: one thin layer over xsimd, and the one place where its versions differ.
+// The vectors that kernels are written in: one thin layer over xsimd, and the one place where its versions
+// differ.
 //
 // Every kernel is a template over an Isa, a struct that isa/NAME.cpp defines:
 //   using Arch = ...;                      the xsimd architecture
 //   static constexpr int gemm_rows;        rows of the register tile of a matrix product
 //   static constexpr int gemm_vectors;     its width in vectors
-//   static Batch fma(Batch x, Batch y, Batch z);   x * y + z, fused where the CPU can (xsimd 8.1 does not on AVX-512)
+//   static Batch fma(Batch x, Batch y, Batch z);   x * y + z, fused where the CPU can (xsimd 8.1 does not on
+//   AVX-512)
 //
-// Included only by isa/*.cpp and *-inl.h. Each of those files is compiled with `xsimd` defined as a name of its own, so
-// that helpers that the compiler leaves out of line can never be shared between instruction sets.
+// Included only by isa/*.cpp and *-inl.h. Each of those files is compiled with `xsimd` defined as a name of
+// its own, so that helpers that the compiler leaves out of line can never be shared between instruction sets.
 #pragma once
 
 #include <cstdint>
@@ -72,8 +74,8 @@ GLADIUS_INLINE float reduce_max(Vec<Isa> v) {
 }
 
 // e^x within 2 units in the last place: 0 below -87.3, infinity above 88.37, NaN for NaN.
-// x = n ln 2 + r with |r| <= ln 2 / 2, e^x = 2^n e^r; e^r is its Taylor polynomial of degree 7, whose remainder
-// r^8 / 8! is below 6e-9. ln 2 is subtracted in two parts (Cody & Waite 1980).
+// x = n ln 2 + r with |r| <= ln 2 / 2, e^x = 2^n e^r; e^r is its Taylor polynomial of degree 7, whose
+// remainder r^8 / 8! is below 6e-9. ln 2 is subtracted in two parts (Cody & Waite 1980).
 template <class Isa>
 GLADIUS_INLINE Vec<Isa> exp(Vec<Isa> x) {
   using V = Vec<Isa>;

@@ -1,0 +1,82 @@
+#include "kernels/cpu/cpu_backend.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "kernels/cpu/cpu_blocking.h"
+#include "kernels/cpu/quant_backend.h"
+
+namespace gladius {
+namespace cpu {
+
+CpuBackend::CpuBackend(int threads, const Isa& isa)
+    : threads_(std::max(1, threads)),
+      table_(isa.table()),
+      f_(table_.f),
+      packed_a_(packed_a_floats),
+      packed_b_(packed_b_floats),
+      attention_(threads_ * attention_scratch),
+      partial_sums_(max_partial_sums) {}
+
+std::string CpuBackend::name() const { return std::string("cpu (") + table_.name + ")"; }
+
+size_t CpuBackend::scratch_bytes() const {
+  return packed_a_.bytes() + packed_b_.bytes() + attention_.bytes() + partial_sums_.bytes();
+}
+
+void CpuBackend::matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) {
+  if (W.dtype == DType::F32) return matmul_nt(d, A, static_cast<const float*>(W.data), C, e);
+  const auto scratch = std::as_writable_bytes(std::span(packed_a_.data(), packed_a_floats));
+  matmul_quantized(table_.q, threads_, d, A, W, C, e, scratch);
+}
+
+void CpuBackend::quantize(DType dtype, int64_t rows, int64_t cols, const float* x, const float* importance,
+                          void* y) {
+  cpu::quantize(table_.q, threads_, dtype, rows, cols, x, importance, y);
+}
+
+void CpuBackend::dequantize(DType dtype, int64_t rows, int64_t cols, const void* x, float* y) {
+  cpu::dequantize(table_.q, threads_, dtype, rows, cols, x, y);
+}
+
+namespace {
+
+// The instruction set of that name, or the best one when the name is empty.
+const Isa& choose_isa(std::string_view name) {
+  const std::vector<Isa>& isas = cpu_isas();
+  std::string runnable;
+  const Isa* best = nullptr;
+  for (const Isa& isa : isas) {
+    if (isa.runnable) {
+      best = &isa;
+      runnable += runnable.empty() ? isa.name : std::string(", ") + isa.name;
+    }
+  }
+  if (name.empty()) return *best;
+  for (const Isa& isa : isas) {
+    if (name != isa.name) continue;
+    if (isa.runnable) return isa;
+    throw std::invalid_argument("instruction set " + std::string(name) + " cannot run here: " + isa.reason +
+                                "; this machine runs " + runnable);
+  }
+  throw std::invalid_argument("unknown instruction set \"" + std::string(name) + "\"; this machine runs " +
+                              runnable);
+}
+
+}  // namespace
+}  // namespace cpu
+
+std::unique_ptr<Backend> make_cpu_backend(int threads, std::string_view isa) {
+  if (isa.empty()) {
+    if (const char* forced = std::getenv("GLADIUS_ISA")) isa = forced;
+  }
+  if (cpu::cpu_isas().empty()) {
+    if (isa.empty() || isa == "reference") return make_reference_backend();
+    throw std::invalid_argument("unknown instruction set \"" + std::string(isa) +
+                                "\"; this CPU family runs the reference kernels only");
+  }
+  return std::make_unique<cpu::CpuBackend>(threads, cpu::choose_isa(isa));
+}
+
+}  // namespace gladius

@@ -1,0 +1,26 @@
+// Sizes of the blocks that operations are cut into, and what they make of scratch memory. All in elements.
+#pragma once
+
+#include <cstdint>
+
+namespace gladius::cpu {
+
+inline constexpr int64_t gemm_block_k =
+    256;  // summed at a time: a tile's panel of B is in the first-level cache
+inline constexpr int64_t gemm_outer_k = 1024;     // of A, packed at a time
+inline constexpr int64_t gemm_block_rows = 1024;  // of A and C, packed at a time
+inline constexpr int64_t gemm_block_cols = 2048;  // of B and C, packed at a time
+inline constexpr int64_t gemm_tile_rows = 84;     // of C, of one task; whole panels
+inline constexpr int64_t gemm_tile_cols =
+    256;  // of C, of one task; tile_cols * block_k floats stay in the second-level cache
+inline constexpr int64_t few_rows_cols = 32;  // columns of one task of a product of few rows
+inline constexpr int64_t gemm_serial_below =
+    1 << 17;  // products; smaller matrices are not worth waking threads for
+
+inline constexpr int64_t max_register_tile = 64;  // rows or columns of any instruction set's register tile
+inline constexpr int64_t packed_a_floats = (gemm_block_rows + gemm_block_rows / 4) * gemm_outer_k;
+inline constexpr int64_t packed_b_floats = (gemm_block_cols + max_register_tile) * gemm_block_k;
+
+inline constexpr int64_t max_partial_sums = 4096;  // of the sum of squares
+
+}  // namespace gladius::cpu

@@ -1,0 +1,103 @@
+// Operations on rows: norms, rotations, softmax, embedding and the loss.
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/cpu/cpu_backend.h"
+#include "kernels/parallel.h"
+
+namespace gladius::cpu {
+namespace {
+
+// Rows of a task, so that it has about `work` elements.
+int64_t rows_of(int64_t work, int64_t row) { return std::max<int64_t>(1, work / std::max<int64_t>(1, row)); }
+
+constexpr int64_t column_grain = 64;  // columns of a task where rows are summed
+
+}  // namespace
+
+void CpuBackend::rms_norm(int64_t M, int64_t C, float eps, const float* x, const float* w, float* y,
+                          float* r) {
+  parallel_ranges(threads_, M, rows_of(1 << 14, C), [&](int64_t begin, int64_t end) {
+    f_.rms_norm(end - begin, C, eps, x + begin * C, w, y + begin * C, r ? r + begin : nullptr);
+  });
+}
+
+void CpuBackend::rms_norm_backward(int64_t M, int64_t C, const float* x, const float* w, const float* r,
+                                   const float* dy, float* dx, bool accumulate_dx, float* dw,
+                                   bool accumulate_dw) {
+  parallel_ranges(threads_, C, column_grain, [&](int64_t begin, int64_t end) {
+    f_.rms_norm_backward_weight(M, C, begin, end, x, r, dy, dw, accumulate_dw);
+  });
+  parallel_ranges(threads_, M, rows_of(1 << 13, C), [&](int64_t begin, int64_t end) {
+    const int64_t at = begin * C;
+    f_.rms_norm_backward(end - begin, C, x + at, w, r + begin, dy + at, dx + at, accumulate_dx);
+  });
+}
+
+void CpuBackend::rope(RopeDims d, const int32_t* positions, const float* cos, const float* sin,
+                      RopeDirection direction, const float* x, float* y) {
+  parallel_ranges(threads_, d.M, rows_of(1 << 14, d.heads * d.D), [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) {
+      const int64_t angle = positions[m] * (d.D / 2);
+      f_.rope(d, cos + angle, sin + angle, direction, x + m * d.stride, y + m * d.stride);
+    }
+  });
+}
+
+void CpuBackend::softmax(int64_t M, int64_t N, const float* x, float* y) {
+  parallel_ranges(threads_, M, rows_of(1 << 13, N), [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) f_.softmax(N, x + m * N, y + m * N);
+  });
+}
+
+void CpuBackend::softmax_backward(int64_t M, int64_t N, const float* y, const float* dy, float* dx) {
+  parallel_ranges(threads_, M, rows_of(1 << 14, N), [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m) f_.softmax_backward(N, y + m * N, dy + m * N, dx + m * N);
+  });
+}
+
+void CpuBackend::embedding(LossDims d, const int32_t* tokens, WeightView W, float* y) {
+  const int64_t row = row_bytes(W.dtype, d.C);
+  parallel_ranges(threads_, d.M, rows_of(1 << 13, d.C), [&](int64_t begin, int64_t end) {
+    for (int64_t m = begin; m < end; ++m)
+      table_.q.dequantize_row(W.dtype, d.C, static_cast<const char*>(W.data) + tokens[m] * row, y + m * d.C);
+  });
+}
+
+// Split over columns, so that a token that occurs twice is added to by one thread, in order.
+void CpuBackend::embedding_backward(LossDims d, const int32_t* tokens, const float* dy, float* dW,
+                                    bool accumulate) {
+  if (!accumulate) fill(d.V * d.C, 0.0f, dW);
+  parallel_ranges(threads_, d.C, column_grain, [&](int64_t begin, int64_t end) {
+    for (int64_t m = 0; m < d.M; ++m) {
+      float* row = dW + tokens[m] * d.C + begin;
+      f_.add(end - begin, row, dy + m * d.C + begin, row);
+    }
+  });
+}
+
+void CpuBackend::linear_cross_entropy(LossDims d, const float* h, const float* W, const int32_t* targets,
+                                      float grad_scale, float* logits, int64_t chunk_rows, float* losses,
+                                      float* dh, float* dW, bool accumulate_dW) {
+  const bool gradient = dh != nullptr;
+  if (gradient && d.M == 0 && !accumulate_dW) fill(d.V * d.C, 0.0f, dW);
+  for (int64_t begin = 0; begin < d.M; begin += chunk_rows) {
+    const int64_t rows = std::min(chunk_rows, d.M - begin);
+    matmul_nt({rows, d.V, d.C}, h + begin * d.C, W, logits, {});
+    parallel_tasks(threads_, rows, [&](int64_t i, int) {
+      float* z = logits + i * d.V;
+      const int32_t target = targets[begin + i];
+      if (target >= 0) {
+        losses[begin + i] = f_.cross_entropy(d.V, z, target, grad_scale, gradient);
+      } else {
+        losses[begin + i] = 0.0f;
+        if (gradient) std::fill_n(z, d.V, 0.0f);
+      }
+    });
+    if (!gradient) continue;
+    matmul_nn({rows, d.C, d.V}, logits, W, dh + begin * d.C, {});
+    matmul_tn({d.V, d.C, rows}, logits, h + begin * d.C, dW, {.accumulate = accumulate_dW || begin > 0});
+  }
+}
+
+}  // namespace gladius::cpu

@@ -1,0 +1,38 @@
+// The table of floating-point kernels of one instruction set.
+#pragma once
+
+#include "kernels/cpu/attention-inl.h"
+#include "kernels/cpu/elementwise-inl.h"
+#include "kernels/cpu/float_kernels.h"
+#include "kernels/cpu/gemm-inl.h"
+#include "kernels/cpu/rows-inl.h"
+
+namespace gladius::cpu {
+
+template <class Isa>
+FloatKernels make_float_kernels() {
+  FloatKernels f{};
+  f.gemm_rows = Isa::gemm_rows;
+  f.gemm_cols = Gemm<Isa>::cols;
+  f.pack = Gemm<Isa>::pack;
+  f.gemm_tile = Gemm<Isa>::gemm_tile;
+  f.few_rows_tile = Gemm<Isa>::few_rows_tile;
+  f.attention = Attention<Isa>::forward;
+  f.attention_backward = Attention<Isa>::backward;
+  f.rms_norm = Rows<Isa>::rms_norm;
+  f.rms_norm_backward = Rows<Isa>::rms_norm_backward;
+  f.rms_norm_backward_weight = Rows<Isa>::rms_norm_backward_weight;
+  f.rope = Rows<Isa>::rope;
+  f.softmax = Rows<Isa>::softmax;
+  f.softmax_backward = Rows<Isa>::softmax_backward;
+  f.cross_entropy = Rows<Isa>::cross_entropy;
+  f.swiglu = Elementwise<Isa>::swiglu;
+  f.swiglu_backward = Elementwise<Isa>::swiglu_backward;
+  f.adamw = Elementwise<Isa>::adamw;
+  f.sum_of_squares = Elementwise<Isa>::sum_of_squares;
+  f.add = Elementwise<Isa>::add;
+  f.scale = Elementwise<Isa>::scale;
+  return f;
+}
+
+}  // namespace gladius::cpu

@@ -1,0 +1,22 @@
+// What the AVX-512 instruction sets share: their register tile, and the fused multiply-add that xsimd 8.1
+// lacks.
+#pragma once
+
+#include <immintrin.h>
+
+#include "kernels/cpu/simd.h"
+
+namespace gladius::cpu {
+
+// Self is the instruction set's own type, so that no two of them share a symbol.
+template <class Self>
+struct Avx512Base {
+  using Arch = xsimd::avx512bw;
+  static constexpr int gemm_rows = 14, gemm_vectors = 2;  // 28 accumulators, 2 columns, 1 row of 32 registers
+
+  static GLADIUS_INLINE Vec<Avx512Base> fma(Vec<Avx512Base> x, Vec<Avx512Base> y, Vec<Avx512Base> z) {
+    return _mm512_fmadd_ps(x, y, z);
+  }
+};
+
+}  // namespace gladius::cpu

@@ -1,0 +1,113 @@
+#include "kernels/cpu/isas.h"
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
+namespace gladius::cpu {
+namespace {
+
+#if defined(__x86_64__)
+
+// What CPUID says and the operating system saves at a context switch (Intel SDM volume 1, 13.2 and 14.3).
+struct X86Features {
+  bool avx_state = false, avx512_state = false;  // registers that the operating system keeps
+  bool avx2 = false, fma = false, f16c = false;
+  bool avx512 = false;  // F, CD, DQ, BW and VL
+  bool vnni = false, bf16 = false;
+};
+
+bool bit(unsigned value, int index) { return (value >> index) & 1; }
+
+X86Features x86_features() {
+  X86Features x;
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(1, &a, &b, &c, &d)) return x;
+  x.fma = bit(c, 12);
+  x.f16c = bit(c, 29);
+  if (bit(c, 27)) {  // OSXSAVE: XGETBV may be used
+    unsigned low = 0, high = 0;
+    __asm__("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    x.avx_state = (low & 0x06) == 0x06;     // XMM, YMM
+    x.avx512_state = (low & 0xe6) == 0xe6;  // and the mask registers, ZMM
+  }
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return x;
+  const unsigned subleaves = a;
+  x.avx2 = bit(b, 5);
+  x.avx512 = bit(b, 16) && bit(b, 17) && bit(b, 28) && bit(b, 30) && bit(b, 31);
+  x.vnni = bit(c, 11);
+  if (subleaves >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) x.bf16 = bit(a, 5);
+  return x;
+}
+
+// Why this CPU cannot run it; empty when it can.
+const char* missing_avx2(const X86Features& x) {
+  if (!x.avx2 || !x.fma || !x.f16c) return "the CPU lacks AVX2, FMA or F16C";
+  return x.avx_state ? "" : "the operating system does not keep AVX registers";
+}
+const char* missing_avx512(const X86Features& x) {
+  if (*missing_avx2(x)) return missing_avx2(x);
+  if (!x.avx512) return "the CPU lacks AVX-512 F, CD, DQ, BW or VL";
+  return x.avx512_state ? "" : "the operating system does not keep AVX-512 registers";
+}
+const char* missing_avx512_vnni(const X86Features& x) {
+  if (*missing_avx512(x)) return missing_avx512(x);
+  return x.vnni ? "" : "the CPU lacks AVX512_VNNI";
+}
+const char* missing_avx512_bf16(const X86Features& x) {
+  if (*missing_avx512_vnni(x)) return missing_avx512_vnni(x);
+  return x.bf16 ? "" : "the CPU lacks AVX512_BF16";
+}
+
+#elif defined(__aarch64__)
+
+// Bits of Linux's HWCAP and HWCAP2 (asm/hwcap.h); elsewhere only the baseline is taken.
+bool arm_has(int word, unsigned long mask) {
+#if defined(__linux__)
+  return (getauxval(word == 1 ? AT_HWCAP : AT_HWCAP2) & mask) != 0;
+#else
+  return word < 0 && mask == 0;
+#endif
+}
+const char* missing_neon_dotprod() {
+  const bool half = arm_has(1, 1ul << 10), dot = arm_has(1, 1ul << 20);  // HWCAP_ASIMDHP, HWCAP_ASIMDDP
+  return half && dot ? "" : "the CPU lacks the dot product or half-precision instructions";
+}
+const char* missing_neon_i8mm() {
+  if (*missing_neon_dotprod()) return missing_neon_dotprod();
+  return arm_has(2, 1ul << 13) ? "" : "the CPU lacks the int8 matrix instructions (I8MM)";  // HWCAP2_I8MM
+}
+
+#endif
+
+std::vector<Isa> detect() {
+  std::vector<Isa> isas;
+  [[maybe_unused]] const auto add = [&isas](const char* name, const char* reason,
+                                            const KernelTable& (*table)()) {
+    isas.push_back({name, *reason == '\0', reason, table});
+  };
+#if defined(__x86_64__)
+  const X86Features x = x86_features();
+  add("sse2", "", table_sse2);
+  add("avx2", missing_avx2(x), table_avx2);
+  add("avx512", missing_avx512(x), table_avx512);
+  add("avx512_vnni", missing_avx512_vnni(x), table_avx512_vnni);
+  add("avx512_bf16", missing_avx512_bf16(x), table_avx512_bf16);
+#elif defined(__aarch64__)
+  add("neon", "", table_neon);
+  add("neon_dotprod", missing_neon_dotprod(), table_neon_dotprod);
+  add("neon_i8mm", missing_neon_i8mm(), table_neon_i8mm);
+#endif
+  return isas;
+}
+
+}  // namespace
+
+const std::vector<Isa>& cpu_isas() {
+  static const std::vector<Isa> isas = detect();
+  return isas;
+}
+
+}  // namespace gladius::cpu

@@ -1,0 +1,139 @@
+// The Backend made of the plain loops in this folder. Unlike the others it allocates while it works.
+#include <cstddef>
+#include <vector>
+
+#include "kernels/backend.h"
+#include "kernels/reference/attention.h"
+#include "kernels/reference/embedding.h"
+#include "kernels/reference/loss.h"
+#include "kernels/reference/matmul.h"
+#include "kernels/reference/norm.h"
+#include "kernels/reference/optimizer.h"
+#include "kernels/reference/quant_dot.h"
+#include "kernels/reference/quantize.h"
+#include "kernels/reference/rope.h"
+#include "kernels/reference/softmax.h"
+#include "kernels/reference/swiglu.h"
+
+namespace gladius {
+namespace {
+
+class ReferenceBackend final : public Backend {
+ public:
+  std::string name() const override { return "reference"; }
+  int threads() const override { return 1; }
+  size_t scratch_bytes() const override { return 0; }
+
+  void matmul_nt(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override {
+    reference::matmul_nt(d.M, d.N, d.K, A, B, C, e.accumulate, e.residual);
+  }
+  void matmul_nn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override {
+    reference::matmul_nn(d.M, d.N, d.K, A, B, C, e.accumulate, e.residual);
+  }
+  void matmul_tn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override {
+    reference::matmul_tn(d.M, d.N, d.K, A, B, C, e.accumulate, e.residual);
+  }
+
+  void matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) override {
+    if (W.dtype == DType::F32) return matmul_nt(d, A, static_cast<const float*>(W.data), C, e);
+    const DType activation = dtype_info(W.dtype).dot_with;
+    std::vector<std::byte> a(static_cast<size_t>(row_bytes(activation, d.K)));
+    const int64_t weight_row = row_bytes(W.dtype, d.K);
+    for (int64_t m = 0; m < d.M; ++m) {
+      reference::quantize_rows(activation, 1, d.K, A + m * d.K, nullptr, a.data());
+      for (int64_t n = 0; n < d.N; ++n) {
+        const std::byte* w = static_cast<const std::byte*>(W.data) + n * weight_row;
+        float sum = reference::dot_row(W.dtype, d.K, w, a.data());
+        if (e.accumulate) sum += C[m * d.N + n];
+        if (e.residual) sum += e.residual[m * d.N + n];
+        C[m * d.N + n] = sum;
+      }
+    }
+  }
+
+  void embedding(LossDims d, const int32_t* tokens, WeightView W, float* y) override {
+    const int64_t row = row_bytes(W.dtype, d.C);
+    for (int64_t m = 0; m < d.M; ++m)
+      reference::dequantize_rows(W.dtype, 1, d.C, static_cast<const std::byte*>(W.data) + tokens[m] * row,
+                                 y + m * d.C);
+  }
+  void embedding_backward(LossDims d, const int32_t* tokens, const float* dy, float* dW,
+                          bool accumulate) override {
+    reference::embedding_backward(d.M, d.C, d.V, tokens, dy, dW, accumulate);
+  }
+
+  void rms_norm(int64_t M, int64_t C, float eps, const float* x, const float* w, float* y,
+                float* r) override {
+    reference::rms_norm(M, C, double(eps), x, w, y, r);
+  }
+  void rms_norm_backward(int64_t M, int64_t C, const float* x, const float* w, const float* r,
+                         const float* dy, float* dx, bool accumulate_dx, float* dw,
+                         bool accumulate_dw) override {
+    reference::rms_norm_backward_input(M, C, x, w, r, dy, dx, accumulate_dx);
+    reference::rms_norm_backward_weight(M, C, x, r, dy, dw, accumulate_dw);
+  }
+
+  void rope(RopeDims d, const int32_t* positions, const float* cos, const float* sin, RopeDirection direction,
+            const float* x, float* y) override {
+    reference::rope(d, positions, cos, sin, direction, x, y);
+  }
+
+  void attention(const AttentionDims& d, const float* q, const float* k, const float* v, float* o,
+                 float* lse) override {
+    reference::attention(d, q, k, v, o, lse);
+  }
+  void attention_backward(const AttentionDims& d, const float* q, const float* k, const float* v,
+                          const float* o, const float* lse, const float* dO, float* dq, float* dk,
+                          float* dv) override {
+    reference::attention_backward(d, q, k, v, o, lse, dO, dq, dk, dv);
+  }
+
+  void swiglu(int64_t n, const float* g, const float* u, float* y) override { reference::swiglu(n, g, u, y); }
+  void swiglu_backward(int64_t n, const float* g, const float* u, const float* dy, float* dg,
+                       float* du) override {
+    reference::swiglu_backward(n, g, u, dy, dg, du);
+  }
+
+  void softmax(int64_t M, int64_t N, const float* x, float* y) override { reference::softmax(M, N, x, y); }
+  void softmax_backward(int64_t M, int64_t N, const float* y, const float* dy, float* dx) override {
+    reference::softmax_backward(M, N, y, dy, dx);
+  }
+  void linear_cross_entropy(LossDims d, const float* h, const float* W, const int32_t* targets,
+                            float grad_scale, float* logits, int64_t chunk_rows, float* losses, float* dh,
+                            float* dW, bool accumulate_dW) override {
+    reference::linear_cross_entropy(d, h, W, targets, double(grad_scale), logits, chunk_rows, losses, dh, dW,
+                                    accumulate_dW);
+  }
+
+  void adamw(int64_t n, const AdamWStep& s, const float* grad, float* p, float* m, float* v) override {
+    reference::adamw(n, s, grad, p, m, v);
+  }
+  double sum_of_squares(int64_t n, const float* x) override { return reference::sum_of_squares(n, x); }
+
+  void add(int64_t n, const float* a, const float* b, float* y) override {
+    for (int64_t i = 0; i < n; ++i) y[i] = a[i] + b[i];
+  }
+  void scale(int64_t n, float factor, const float* x, float* y) override {
+    for (int64_t i = 0; i < n; ++i) y[i] = factor * x[i];
+  }
+  void copy(int64_t n, const float* x, float* y) override {
+    for (int64_t i = 0; i < n; ++i) y[i] = x[i];
+  }
+  void fill(int64_t n, float value, float* y) override {
+    for (int64_t i = 0; i < n; ++i) y[i] = value;
+  }
+
+  void quantize(DType dtype, int64_t rows, int64_t cols, const float* x, const float* importance,
+                void* y) override {
+    reference::quantize_rows(dtype, rows, cols, x, importance, y);
+  }
+  void dequantize(DType dtype, int64_t rows, int64_t cols, const void* x, float* y) override {
+    reference::dequantize_rows(dtype, rows, cols, x, y);
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<Backend> make_reference_backend() { return std::make_unique<ReferenceBackend>(); }
+
+}  // namespace gladius
