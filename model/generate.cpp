@@ -1,0 +1,124 @@
+#include "model/generate.h"
+
+#include <algorithm>
+#include <chrono>
+
+namespace gladius {
+namespace {
+
+constexpr int64_t kPromptPiece = 512;  // prompt tokens that go through the model at once
+
+// The model, what it remembers, and the scores of the next token.
+class Decoder {
+ public:
+  Decoder(Context& ctx, const Model& model, int64_t capacity)
+      : ctx_(ctx),
+        model_(model),
+        rope_table_(make_rope_table(model.config, capacity, ctx.pool)),
+        memory_(make_memory(model.config, 1, capacity, ctx.pool)) {}
+
+  bool full() const { return memory_.length() == memory_.capacity(); }
+
+  // Reads tokens and returns the scores of what follows the last one; valid until the next call.
+  std::span<const float> read(std::span<const int32_t> tokens) {
+    const auto T = static_cast<int64_t>(tokens.size());
+    TokenBatch batch = make_token_batch(1, T, ctx_.pool);
+    for (int64_t t = 0; t < T; ++t) {
+      batch.tokens.i32()[t] = tokens[static_cast<size_t>(t)];
+      batch.positions.i32()[t] = static_cast<int32_t>(memory_.length() + t);
+    }
+    const Tensor hidden = forward(ctx_, model_, rope_table_, batch, &memory_);
+    scores_ = logits(ctx_, model_, hidden.slice(T - 1, T));
+    return {scores_.f32(), static_cast<size_t>(model_.config.vocab)};
+  }
+
+ private:
+  Context& ctx_;
+  const Model& model_;
+  RopeTable rope_table_;
+  Memory memory_;
+  Tensor scores_;
+};
+
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+}  // namespace
+
+std::string_view describe(StopReason reason) {
+  switch (reason) {
+    case StopReason::length:
+      return "the requested number of tokens is reached";
+    case StopReason::end_token:
+      return "the model ended the text";
+    case StopReason::stop_string:
+      return "a stop string was generated";
+    case StopReason::context_full:
+      return "the context is full";
+    case StopReason::cancelled:
+      return "cancelled";
+  }
+  return "";
+}
+
+Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
+                   std::span<const int32_t> prompt, const GenerateOptions& options,
+                   const std::function<void(std::string_view)>& on_text, const std::atomic<bool>* cancel) {
+  const int64_t capacity = options.context > 0 ? options.context : model.config.context;
+  if (prompt.empty()) fail("generation needs a prompt of at least one token");
+  if (static_cast<int64_t>(prompt.size()) > capacity) {
+    fail("the prompt has {} tokens, but the context holds {}", prompt.size(), capacity);
+  }
+  const auto cancelled = [&] { return cancel && cancel->load(); };
+  Decoder decoder(ctx, model, capacity);
+  Sampler sampler(options.sampling, static_cast<int32_t>(model.config.vocab));
+  StreamDecoder stream(tokenizer);
+  StopMatcher matcher(options.stops);
+  Generated result;
+  const auto show = [&](const std::string& text) {
+    result.text += text;
+    if (!text.empty() && on_text) on_text(text);
+  };
+
+  std::vector<int32_t> history(prompt.begin(), prompt.end());
+  auto start = std::chrono::steady_clock::now();
+  std::span<const float> scores;
+  for (size_t begin = 0; begin < prompt.size() && !cancelled(); begin += kPromptPiece) {
+    scores = decoder.read(prompt.subspan(begin, std::min<size_t>(kPromptPiece, prompt.size() - begin)));
+  }
+  result.prompt_seconds = seconds_since(start);
+
+  start = std::chrono::steady_clock::now();
+  result.reason = StopReason::length;
+  while (static_cast<int64_t>(result.tokens.size()) < options.max_tokens) {
+    if (cancelled()) {
+      result.reason = StopReason::cancelled;
+      break;
+    }
+    const int32_t token = sampler.sample(scores, history);
+    if (tokenizer.ends_generation(token) && !options.ignore_end) {
+      result.reason = StopReason::end_token;
+      break;
+    }
+    history.push_back(token);
+    result.tokens.push_back(token);
+    show(matcher.push(stream.push(token)));
+    if (matcher.stopped()) {
+      result.reason = StopReason::stop_string;
+      break;
+    }
+    if (static_cast<int64_t>(result.tokens.size()) == options.max_tokens) break;
+    if (decoder.full()) {
+      result.reason = StopReason::context_full;
+      break;
+    }
+    scores = decoder.read({&history.back(), 1});
+  }
+  if (!matcher.stopped()) show(matcher.push(stream.finish()));
+  if (!matcher.stopped()) show(matcher.finish());
+  result.generation_seconds = seconds_since(start);
+  return result;
+}
+
+}  // namespace gladius

@@ -1,0 +1,43 @@
+// Text generation: the prompt once, then token by token.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "model/model.h"
+#include "model/sampler.h"
+#include "model/tokenizer.h"
+
+namespace gladius {
+
+struct GenerateOptions {
+  int64_t max_tokens = 128;
+  int64_t context = 0;      // capacity of the memory; 0: the model's context length
+  bool ignore_end = false;  // go on past end-of-generation tokens
+  std::vector<std::string> stops;
+  SamplingOptions sampling;
+};
+
+enum class StopReason { length, end_token, stop_string, context_full, cancelled };
+std::string_view describe(StopReason reason);
+
+struct Generated {
+  std::string text;
+  std::vector<int32_t> tokens;  // without the end token
+  StopReason reason = StopReason::length;
+  double prompt_seconds = 0, generation_seconds = 0;
+};
+
+// Continues `prompt` (token ids, at least one). on_text receives text as soon as it is certain: whole UTF-8
+// characters, and nothing that could still become a stop string. Throws Error when the prompt does not fit
+// the context.
+Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
+                   std::span<const int32_t> prompt, const GenerateOptions& options,
+                   const std::function<void(std::string_view)>& on_text,
+                   const std::atomic<bool>* cancel = nullptr);
+
+}  // namespace gladius

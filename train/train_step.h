@@ -1,0 +1,38 @@
+// One optimiser step's gradients: micro-batches through the model, forward and backward.
+#pragma once
+
+#include <memory>
+#include <span>
+
+#include "engine/context.h"
+#include "model/model.h"
+#include "train/batches.h"
+
+namespace gladius {
+
+// Holds the tape and the input tensors, so that steps after the first few allocate nothing.
+class GradientStep {
+ public:
+  // Micro-batches have B sequences of T tokens.
+  GradientStep(Backend& backend, BufferPool& pool, const Model& model, int64_t B, int64_t T);
+
+  // Mean cross entropy (nats per target) over all targets of the micro-batches; every weight holds that
+  // mean's gradient afterwards, however the targets are spread over the micro-batches. Throws Error when
+  // there is no target.
+  double run(std::span<const Batch> micro_batches);
+
+  // Summed cross entropy of a batch, without gradients.
+  double evaluate(const Batch& batch);
+
+ private:
+  void load(const Batch& batch);
+
+  Context ctx_;
+  const Model& model_;
+  Tape tape_;
+  RopeTable rope_table_;
+  TokenBatch inputs_;
+  Tensor targets_;
+};
+
+}  // namespace gladius
