@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "engine/random.h"
+#include "kernels/parallel.h"
 
 namespace gladius {
 
@@ -14,16 +15,20 @@ Layer Model::layer(int64_t index) const {
   return {w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8]};
 }
 
-void initialise(const Config& config, uint64_t seed, const ParamSpec& spec, float* values) {
+void initialise(const Config& config, uint64_t seed, const ParamSpec& spec, int threads, float* values) {
   const int64_t n = spec.shape.elements();
-  constexpr double kDeviation = 0.02;
-  const double residual = kDeviation / std::sqrt(2.0 * static_cast<double>(config.layers));
   if (spec.init == Init::ones) {
     std::fill_n(values, n, 1.0f);
-  } else {
-    const double deviation = spec.init == Init::normal ? kDeviation : residual;
-    Random(seed, stream_of(spec.gguf_name)).normal(0, n, 0.0f, static_cast<float>(deviation), values);
+    return;
   }
+  constexpr double kDeviation = 0.02;
+  const double residual = kDeviation / std::sqrt(2.0 * static_cast<double>(config.layers));
+  const auto deviation = static_cast<float>(spec.init == Init::normal ? kDeviation : residual);
+  const Random random(seed, stream_of(spec.gguf_name));
+  constexpr int64_t kGrain = 1 << 16;
+  parallel_ranges(threads, n, kGrain, [&](int64_t begin, int64_t end) {
+    random.normal(static_cast<uint64_t>(begin), end - begin, 0.0f, deviation, values + begin);
+  });
 }
 
 Model blank_model(const Config& config, BufferPool& pool) {
@@ -36,10 +41,11 @@ void set_trainable(Model& model, BufferPool& pool) {
   for (Tensor& weight : model.weights) weight.set_requires_grad(pool);
 }
 
-Model new_model(const Config& config, uint64_t seed, BufferPool& pool) {
+Model new_model(const Config& config, uint64_t seed, BufferPool& pool, int threads) {
   Model model = blank_model(config, pool);
-  for (size_t i = 0; i < model.specs.size(); ++i)
-    initialise(config, seed, model.specs[i], model.weights[i].f32());
+  for (size_t i = 0; i < model.specs.size(); ++i) {
+    initialise(config, seed, model.specs[i], threads, model.weights[i].f32());
+  }
   set_trainable(model, pool);
   return model;
 }

@@ -32,10 +32,10 @@ struct Model {
 // stream (attn_output and ffn_down) by a further 1/sqrt(2 * layers), so that the sum of all layers'
 // contributions has the variance of one, however deep the model. Each parameter draws from its own stream,
 // named by its GGUF name: the values depend on the seed and the shape alone.
-void initialise(const Config& config, uint64_t seed, const ParamSpec& spec, float* values);
+void initialise(const Config& config, uint64_t seed, const ParamSpec& spec, int threads, float* values);
 
-// A new trainable model. The weights have gradients.
-Model new_model(const Config& config, uint64_t seed, BufferPool& pool);
+// A new trainable model. The weights have gradients. The values do not depend on the number of threads.
+Model new_model(const Config& config, uint64_t seed, BufferPool& pool, int threads = 1);
 
 // A model whose weights exist but hold nothing, for measuring memory.
 Model blank_model(const Config& config, BufferPool& pool);

@@ -1,0 +1,81 @@
+#include "train/plan.h"
+
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <fstream>
+
+#include "engine/random.h"
+#include "train/train_step.h"
+
+namespace gladius {
+namespace {
+
+Batch random_batch(const Config& config, int64_t B, int64_t T) {
+  Batch batch{.B = B, .T = T, .tokens = {}, .targets = {}, .target_count = B * T};
+  const Random random(0, stream_of("plan"));
+  for (int64_t m = 0; m < B * T; ++m) {
+    const auto index = static_cast<uint64_t>(m), vocab = static_cast<uint64_t>(config.vocab);
+    batch.tokens.push_back(static_cast<int32_t>(random.below(2 * index, vocab)));
+    batch.targets.push_back(static_cast<int32_t>(random.below(2 * index + 1, vocab)));
+  }
+  return batch;
+}
+
+}  // namespace
+
+MemoryPlan plan_memory(const Config& config, int64_t B, int64_t T, const Backend& backend) {
+  MemoryPlan plan{};
+  plan.program = resident_bytes();
+  plan.scratch = backend.scratch_bytes();
+  plan.weights = plan.gradients = static_cast<size_t>(config.parameters()) * sizeof(float);
+  plan.moments = 2 * plan.weights;
+
+  const std::unique_ptr<Backend> null = make_null_backend();
+  const std::shared_ptr<BufferPool> pool = BufferPool::make();
+  Context ctx{*null, *pool};
+  Model model = blank_model(config, *pool);
+  set_trainable(model, *pool);
+  const AdamW optimizer(AdamWOptions{}, model, ctx);
+  GradientStep step(*null, *pool, model, B, T);
+  const Batch batch = random_batch(config, B, T);
+  step.run({&batch, 1});
+  plan.activations = pool->bytes_held() - plan.weights - plan.gradients - plan.moments;
+  return plan;
+}
+
+TimePlan measure_time(const Config& config, int64_t B, int64_t T, Backend& backend) {
+  using Clock = std::chrono::steady_clock;
+  const std::shared_ptr<BufferPool> pool = BufferPool::make();
+  Context ctx{backend, *pool};
+  Model model = new_model(config, 0, *pool, backend.threads());
+  AdamW optimizer(AdamWOptions{}, model, ctx);
+  GradientStep step(backend, *pool, model, B, T);
+  const Batch batch = random_batch(config, B, T);
+  TimePlan plan{};
+  for (int round = 0; round < 2; ++round) {  // the first one warms up: pages, caches, the pool
+    const auto start = Clock::now();
+    step.run({&batch, 1});
+    const auto middle = Clock::now();
+    optimizer.step(ctx, model, 1e-4, optimizer.gradient_norm(ctx, model));
+    plan.micro_batch = std::chrono::duration<double>(middle - start).count();
+    plan.optimiser = std::chrono::duration<double>(Clock::now() - middle).count();
+  }
+  return plan;
+}
+
+size_t resident_bytes() {
+  std::ifstream statm("/proc/self/statm");
+  size_t total = 0, resident = 0;
+  if (!(statm >> total >> resident)) return 0;
+  return resident * static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+}
+
+size_t peak_resident_bytes() {
+  struct rusage usage{};
+  if (::getrusage(RUSAGE_SELF, &usage) != 0) return 0;
+  return static_cast<size_t>(usage.ru_maxrss) * 1024;  // Linux counts KiB
+}
+
+}  // namespace gladius

@@ -1,0 +1,38 @@
+// What a training run will need, before it starts.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/backend.h"
+#include "model/config.h"
+#include "train/optimizer.h"
+
+namespace gladius {
+
+// Bytes. Exact for what the program allocates: it comes from running the real step on a backend that does
+// nothing.
+struct MemoryPlan {
+  size_t weights, gradients, moments;
+  size_t activations;  // everything else that a step holds at its peak: activations, their gradients, inputs,
+                       // logits
+  size_t scratch;      // the backend's own
+  size_t program;      // code, libraries and stacks, as they are now
+  size_t total() const { return weights + gradients + moments + activations + scratch + program; }
+};
+
+// B sequences of T tokens in each micro-batch.
+MemoryPlan plan_memory(const Config& config, int64_t B, int64_t T, const Backend& backend);
+
+// Seconds that one micro-batch's forward and backward pass and one optimiser step take, measured by doing
+// them once after a warm-up, on random tokens. Needs the planned memory.
+struct TimePlan {
+  double micro_batch, optimiser;
+};
+TimePlan measure_time(const Config& config, int64_t B, int64_t T, Backend& backend);
+
+// Resident memory of this process in bytes, now and at its highest; 0 where the system does not say.
+size_t resident_bytes();
+size_t peak_resident_bytes();
+
+}  // namespace gladius
