@@ -7,6 +7,8 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/random.h"
+
 namespace gladius {
 
 struct SamplingOptions {
@@ -25,8 +27,10 @@ void validate(const SamplingOptions& options);
 class Sampler {
  public:
   Sampler(SamplingOptions options, int32_t vocab);
-  // The next token for these logits [vocab], given all tokens so far. Penalty, top-k, top-p, min-p, temperature, draw, in
-  // this order (llama.cpp's). Ties go to the lower id. The draw depends on (seed, number of earlier draws) alone.
+  // The next token for these logits [vocab], given all tokens so far. Throws Error when a logit is not a
+  // number or plus infinity; minus infinity excludes a token. Penalty, top-k, top-p, min-p, temperature,
+  // draw, in this order (llama.cpp's). Ties go to the lower id. The draw depends on (seed, number of earlier
+  // draws) alone.
   int32_t sample(std::span<const float> logits, std::span<const int32_t> history);
   // The distribution that sample() would draw from, as (token, probability) by descending probability.
   struct Candidate {
@@ -36,17 +40,28 @@ class Sampler {
   std::span<const Candidate> distribution(std::span<const float> logits, std::span<const int32_t> history);
 
  private:
+  void load(std::span<const float> logits, std::span<const int32_t> history);
+  void penalise(std::span<const int32_t> history);
+  void keep_top_k();
+  void keep_min_p(float best);
+  void keep_top_p(float best, double total);
+  void to_probabilities(float best);
+
   SamplingOptions options_;
-  std::vector<Candidate> candidates_;
+  Random random_;
+  size_t vocab_;
+  std::vector<Candidate> candidates_;  // until the last stage, probability holds the logit
+  std::vector<bool> penalised_;        // [vocab]
   uint64_t draws_ = 0;
 };
 
-// Watches streamed text for stop strings, which may be cut anywhere by token borders. Holds back only what could still
-// become a stop string.
+// Watches streamed text for stop strings, which may be cut anywhere by token borders. Holds back only what
+// could still become a stop string.
 class StopMatcher {
  public:
   explicit StopMatcher(std::vector<std::string> stops);  // empty strings are ignored
-  // Text that may be shown now. After a stop string is complete, stopped() is true and the text before it was returned.
+  // Text that may be shown now. After a stop string is complete, stopped() is true and the text before it was
+  // returned.
   std::string push(std::string_view text);
   std::string finish();  // held-back text when generation ends for another reason
   bool stopped() const { return stopped_; }

@@ -9,7 +9,14 @@
 namespace gladius {
 
 // The numbers are GGUF's tokenizer.ggml.token_type values (and SentencePiece's piece types).
-enum class TokenType : int32_t { normal = 1, unknown = 2, control = 3, user_defined = 4, unused = 5, byte = 6 };
+enum class TokenType : int32_t {
+  normal = 1,
+  unknown = 2,
+  control = 3,
+  user_defined = 4,
+  unused = 5,
+  byte = 6
+};
 
 struct Token {
   std::string text;  // llama: U+2581 for a space, "<0xNN>" for a byte; gpt2: GPT-2's byte-to-unicode alphabet
@@ -24,7 +31,7 @@ enum class TokenizerKind {
 
 struct Vocab {
   TokenizerKind kind = TokenizerKind::llama;
-  std::string pre;                  // gpt2: pre-tokenizer name ("gpt-2", "llama-bpe", "smollm", "qwen2"); llama: "default"
+  std::string pre;  // gpt2: pre-tokenizer name ("gpt-2", "llama-bpe", "smollm", "qwen2"); llama: "default"
   std::vector<Token> tokens;        // by id
   std::vector<std::string> merges;  // gpt2: "left right" in rank order
   std::optional<int32_t> bos, eos, unknown, padding;
@@ -37,8 +44,9 @@ struct Vocab {
   int32_t size() const { return static_cast<int32_t>(tokens.size()); }
 };
 
-// Throws Error naming what is wrong: no tokens, empty or duplicate texts, special ids out of range, a missing byte token
-// (llama), an unknown pre-tokenizer or a malformed merge (gpt2), add_bos without a bos id. `source` names the file.
+// Throws Error naming what is wrong: no tokens, empty or duplicate texts, special ids out of range, a missing
+// byte token (llama), an unknown pre-tokenizer or a malformed merge (gpt2), add_bos without a bos id.
+// `source` names the file.
 void validate(const Vocab& vocab, const std::string& source);
 
 }  // namespace gladius

@@ -1,0 +1,157 @@
+#include "model/tokenizer.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "engine/error.h"
+#include "model/tokenizer_gpt2.h"
+#include "model/tokenizer_llama.h"
+#include "model/utf8.h"
+
+namespace gladius {
+namespace {
+
+std::string piece_bytes(const Vocab& vocab, const Token& token) {
+  switch (token.type) {
+    case TokenType::byte:
+      return {static_cast<char>(std::stoi(token.text.substr(3, 2), nullptr, 16))};
+    case TokenType::control:
+    case TokenType::unknown:
+    case TokenType::user_defined:
+      return token.text;
+    default:
+      break;
+  }
+  return vocab.kind == TokenizerKind::llama ? llama_piece_bytes(token.text) : gpt2_piece_bytes(token.text);
+}
+
+bool is_special(TokenType type) {
+  return type == TokenType::control || type == TokenType::unknown || type == TokenType::user_defined;
+}
+
+}  // namespace
+
+Tokenizer::Tokenizer(Vocab vocab) : vocab_(std::move(vocab)), ends_generation_(vocab_.tokens.size()) {
+  piece_end_.reserve(vocab_.tokens.size());
+  for (int32_t id = 0; id < vocab_.size(); ++id) {
+    const Token& token = vocab_.tokens[static_cast<size_t>(id)];
+    bytes_ += piece_bytes(vocab_, token);
+    piece_end_.push_back(bytes_.size());
+    if (is_special(token.type)) special_.push_back(id);
+  }
+  std::sort(special_.begin(), special_.end(), [&](int32_t a, int32_t b) {
+    const size_t length_a = vocab_.tokens[static_cast<size_t>(a)].text.size();
+    const size_t length_b = vocab_.tokens[static_cast<size_t>(b)].text.size();
+    return length_a > length_b || (length_a == length_b && a < b);
+  });
+  for (const int32_t id : vocab_.end_of_generation) ends_generation_[static_cast<size_t>(id)] = true;
+  if (vocab_.eos) ends_generation_[static_cast<size_t>(*vocab_.eos)] = true;
+}
+
+// As llama.cpp: each special token in turn, the longest first, is cut out of what earlier ones have left as
+// text.
+std::vector<Tokenizer::Fragment> Tokenizer::cut_special(std::string_view text, bool parse_special) const {
+  std::vector<Fragment> fragments;
+  if (!text.empty()) fragments.push_back({text, -1});
+  for (const int32_t id : special_) {
+    const Token& token = vocab_.tokens[static_cast<size_t>(id)];
+    if (token.type != TokenType::user_defined && !parse_special) continue;
+    if (text.find(token.text) == std::string_view::npos) continue;
+    std::vector<Fragment> cut;
+    for (const Fragment& fragment : fragments) {
+      std::string_view rest = fragment.text;
+      if (fragment.token < 0) {
+        for (size_t at; (at = rest.find(token.text)) != std::string_view::npos;) {
+          if (at > 0) cut.push_back({rest.substr(0, at), -1});
+          cut.push_back({rest.substr(at, token.text.size()), id});
+          rest.remove_prefix(at + token.text.size());
+        }
+      }
+      if (!rest.empty()) cut.push_back({rest, fragment.token});
+    }
+    fragments = std::move(cut);
+  }
+  return fragments;
+}
+
+std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, bool parse_special) const {
+  std::vector<int32_t> ids;
+  if (add_special && vocab_.add_bos) ids.push_back(*vocab_.bos);
+  bool first = true;
+  for (const Fragment& fragment : cut_special(text, parse_special)) {
+    first = first || fragment.token >= 0;
+    if (fragment.token >= 0) {
+      ids.push_back(fragment.token);
+    } else {
+      encode_fragment(fragment.text, first, ids);
+      first = false;
+    }
+  }
+  if (add_special && vocab_.add_eos) ids.push_back(*vocab_.eos);
+  return ids;
+}
+
+std::string_view Tokenizer::piece(int32_t token, bool special) const {
+  if (token < 0 || token >= vocab_.size()) {
+    fail("tokenizer: there is no token {}; the vocabulary has {}", token, vocab_.size());
+  }
+  const auto id = static_cast<size_t>(token);
+  const TokenType type = vocab_.tokens[id].type;
+  if (!special && (type == TokenType::control || type == TokenType::unknown)) return {};
+  const size_t begin = id == 0 ? 0 : piece_end_[id - 1];
+  return std::string_view(bytes_).substr(begin, piece_end_[id] - begin);
+}
+
+// Appends the piece. When an invalid byte has kept llama's U+2581 from being a character of its own, its
+// three bytes come as byte tokens: they too are a space.
+void Tokenizer::append_piece(int32_t token, bool special, std::string& out) const {
+  out += piece(token, special);
+  if (vocab_.kind == TokenizerKind::llama &&
+      vocab_.tokens[static_cast<size_t>(token)].type == TokenType::byte && out.ends_with(space_mark)) {
+    out.resize(out.size() - space_mark.size());
+    out += ' ';
+  }
+}
+
+bool Tokenizer::drops_leading_space() const {
+  return vocab_.kind == TokenizerKind::llama && vocab_.add_space_prefix;
+}
+
+std::string Tokenizer::decode(std::span<const int32_t> tokens, bool special) const {
+  std::string out;
+  bool at_start = drops_leading_space();
+  for (const int32_t token : tokens) {
+    append_piece(token, special, out);
+    if (at_start && utf8_incomplete_suffix(out) < out.size()) {  // the space may come byte by byte
+      if (out[0] == ' ') out.erase(0, 1);
+      at_start = false;
+    }
+  }
+  return out;
+}
+
+bool Tokenizer::ends_generation(int32_t token) const {
+  return token >= 0 && token < vocab_.size() && ends_generation_[static_cast<size_t>(token)];
+}
+
+std::unique_ptr<Tokenizer> make_tokenizer(Vocab vocab, const std::string& source) {
+  validate(vocab, source);
+  return vocab.kind == TokenizerKind::llama ? make_llama_tokenizer(std::move(vocab))
+                                            : make_gpt2_tokenizer(std::move(vocab));
+}
+
+std::string StreamDecoder::push(int32_t token) {
+  tokenizer_.append_piece(token, false, pending_);
+  if (at_start_ && utf8_incomplete_suffix(pending_) < pending_.size()) {
+    if (tokenizer_.drops_leading_space() && pending_[0] == ' ') pending_.erase(0, 1);
+    at_start_ = false;
+  }
+  const size_t complete = pending_.size() - utf8_incomplete_suffix(pending_);
+  std::string out = pending_.substr(0, complete);
+  pending_.erase(0, complete);
+  return out;
+}
+
+std::string StreamDecoder::finish() { return std::exchange(pending_, {}); }
+
+}  // namespace gladius
