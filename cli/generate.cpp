@@ -1,0 +1,104 @@
+#include "model/generate.h"
+
+#include <fmt/format.h>
+
+#include <fstream>
+#include <iostream>
+#include <iterator>
+
+#include "cli/commands.h"
+#include "cli/model_source.h"
+#include "cli/terminal.h"
+
+namespace gladius::cli {
+namespace {
+
+struct Options {
+  std::string model, prompt, prompt_file;
+  bool quiet = false;
+  GenerateOptions generate;
+  ComputeOptions compute;
+};
+
+std::string read_prompt(const Options& o) {
+  if (o.prompt_file.empty()) return o.prompt;
+  if (o.prompt_file == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+  std::ifstream in(o.prompt_file, std::ios::binary);
+  if (!in) fail("cannot open the prompt file {}", o.prompt_file);
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+void print(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
+
+void run(const Options& o) {
+  validate(o.generate.sampling);
+  const auto backend = make_backend(o.compute);
+  const auto pool = BufferPool::make();
+  const LoadedModel loaded = load_model(o.model, *backend, *pool, WeightUse::inference);
+  const auto tokenizer = make_tokenizer(loaded.vocab, o.model);
+  const std::string prompt = read_prompt(o);
+  const std::vector<int32_t> ids = tokenizer->encode(prompt, true);
+  if (ids.empty())
+    fail("the prompt is empty and {} has no token to start a text with; give --prompt", o.model);
+
+  catch_interrupts();
+  if (!o.quiet) print(prompt);
+  Context ctx{*backend, *pool};
+  const Generated result = generate(ctx, loaded.model, *tokenizer, ids, o.generate, print, &interrupted());
+  if (!o.quiet) {
+    print("\n");
+    const auto rate = [](size_t n, double seconds) {
+      return seconds > 0 ? static_cast<double>(n) / seconds : 0.0;
+    };
+    fmt::print(stderr, "{}; prompt {} tokens at {:.0f}/s, {} generated at {:.0f}/s\n",
+               describe(result.reason), ids.size(), rate(ids.size(), result.prompt_seconds),
+               result.tokens.size(), rate(result.tokens.size(), result.generation_seconds));
+  }
+  if (result.reason == StopReason::cancelled) throw Exit{kInterruptedExit};
+}
+
+}  // namespace
+
+void add_generate(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("generate", "Continues a text");
+  command->add_option("model", o->model, "GGUF file, Hugging Face folder, checkpoint or training folder")
+      ->required();
+  auto* prompt = command->add_option("-p,--prompt", o->prompt, "Text to continue");
+  command
+      ->add_option("-f,--prompt-file", o->prompt_file, "File with the text to continue; - for standard input")
+      ->excludes(prompt);
+  command->add_option("-n,--tokens", o->generate.max_tokens, "Most tokens to generate")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->capture_default_str();
+  command->add_option("--context", o->generate.context, "Tokens to remember; 0: the model's context length")
+      ->check(CLI::Range(0, 1 << 24))
+      ->capture_default_str();
+  SamplingOptions& s = o->generate.sampling;
+  command->add_option("--temperature", s.temperature, "0: always the likeliest token")->capture_default_str();
+  command->add_option("--top-k", s.top_k, "Draw from the k likeliest tokens; 0: all")->capture_default_str();
+  command->add_option("--top-p", s.top_p, "Draw from the likeliest tokens that together reach p; 1: all")
+      ->capture_default_str();
+  command->add_option("--min-p", s.min_p, "Leave out tokens below this part of the likeliest one; 0: none")
+      ->capture_default_str();
+  command->add_option("--repeat-penalty", s.repeat_penalty, "Makes recent tokens less likely; 1: off")
+      ->capture_default_str();
+  command->add_option("--repeat-last", s.repeat_last_n, "Tokens that the penalty looks back on; -1: all")
+      ->capture_default_str();
+  command->add_option("--seed", s.seed, "The same seed draws the same tokens")->capture_default_str();
+  command
+      ->add_option("--stop", o->generate.stops,
+                   "Ends the text before this string; may be given more than once")
+      ->take_all()
+      ->allow_extra_args(false);
+  command->add_flag("--ignore-end", o->generate.ignore_end, "Go on past end-of-text tokens");
+  command->add_flag("-q,--quiet", o->quiet, "Print the continuation alone");
+  add_compute_options(*command, o->compute);
+  command->footer("Example:\n  gladius generate model-Q4_K_M.gguf --prompt \"ROMEO:\" --tokens 200 --seed 1");
+  command->callback([o] { run(*o); });
+}
+
+}  // namespace gladius::cli

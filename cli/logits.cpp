@@ -1,0 +1,64 @@
+#include <fmt/format.h>
+
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "cli/commands.h"
+#include "cli/model_source.h"
+
+namespace gladius::cli {
+namespace {
+
+struct Options {
+  std::string model, ids, out;
+  ComputeOptions compute;
+};
+
+std::vector<int32_t> read_ids(const std::string& path) {
+  std::ifstream in(path);
+  if (!in) fail("cannot open {}", path);
+  try {
+    return nlohmann::json::parse(in).get<std::vector<int32_t>>();
+  } catch (const nlohmann::json::exception& error) {
+    fail("{} is not a JSON array of token ids: {}", path, error.what());
+  }
+}
+
+void run(const Options& o) {
+  const auto backend = make_backend(o.compute);
+  const auto pool = BufferPool::make();
+  const LoadedModel loaded = load_model(o.model, *backend, *pool, WeightUse::inference);
+  const std::vector<int32_t> ids = read_ids(o.ids);
+  const auto T = static_cast<int64_t>(ids.size());
+  if (T == 0) fail("{} holds no token ids", o.ids);
+
+  Context ctx{*backend, *pool};
+  TokenBatch batch = make_token_batch(1, T, *pool);
+  std::copy(ids.begin(), ids.end(), batch.tokens.i32());
+  const RopeTable table = make_rope_table(loaded.model.config, T, *pool);
+  const Tensor scores = logits(ctx, loaded.model, forward(ctx, loaded.model, table, batch));
+
+  std::ofstream out(o.out, std::ios::binary);
+  out.write(reinterpret_cast<const char*>(scores.data()), static_cast<std::streamsize>(scores.bytes()));
+  out.close();
+  if (!out) fail("cannot write {}", o.out);
+}
+
+}  // namespace
+
+void add_logits(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("logits", "Writes the scores of every token at every position, to compare programs");
+  command->add_option("model", o->model, "GGUF file, Hugging Face folder, checkpoint or training folder")
+      ->required();
+  command->add_option("--ids-json", o->ids, "File with a JSON array of token ids")->required();
+  command->add_option("--out", o->out, "Output: little-endian float32 [tokens, vocabulary]")->required();
+  add_compute_options(*command, o->compute);
+  command->footer(
+      "Example:\n  echo '[1, 306, 626]' > ids.json\n  gladius logits model.gguf --ids-json ids.json --out "
+      "logits.f32");
+  command->callback([o] { run(*o); });
+}
+
+}  // namespace gladius::cli

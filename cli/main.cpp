@@ -1,0 +1,63 @@
+// The `gladius` command: arguments in, calls out.
+#include <fmt/format.h>
+
+#include <cstdio>
+#include <exception>
+
+#include "cli/commands.h"
+#include "engine/error.h"
+
+namespace {
+
+constexpr int kFailed = 1, kWrongArguments = 2;
+
+// The command that the arguments chose, for error messages: "gladius tokenizer train".
+std::string chosen_command(const CLI::App& app) {
+  std::string name = app.get_name();
+  for (const CLI::App* command : app.get_subcommands()) name += " " + chosen_command(*command);
+  return name;
+}
+
+void add_commands(CLI::App& app) {
+  using namespace gladius::cli;
+  add_tokenizer(app);
+  add_train(app);
+  add_generate(app);
+  add_export(app);
+  add_quantize(app);
+  add_inspect(app);
+  add_plan(app);
+  add_doctor(app);
+  add_logits(app);
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("Trains, quantises, exports and runs Llama-architecture language models on CPUs.", "gladius");
+  app.set_version_flag("--version", std::string("gladius ") + GLADIUS_VERSION);
+  app.require_subcommand(1);
+  app.footer("Start with `gladius doctor`, or run scripts/demo. Every command has --help with an example.");
+  add_commands(app);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::Success& help) {  // --help, --version
+    return app.exit(help);
+  } catch (const CLI::ParseError& error) {
+    const std::string command = chosen_command(app);
+    fmt::print(stderr, "{}: {}; see {} --help\n", command, error.what(), command);
+    return kWrongArguments;
+  }
+  return 0;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const gladius::cli::Exit& exit) {
+    return exit.code;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "gladius: {}\n", error.what());
+    return kFailed;
+  }
+}

@@ -1,0 +1,24 @@
+// Models by the name or the path that a person gives.
+#pragma once
+
+#include <string>
+
+#include "export/loaded_model.h"
+
+namespace gladius::cli {
+
+// A preset's name, or the path of a Hugging Face config.json (or of a folder that holds one).
+Config config_from(const std::string& name);
+
+enum class WeightUse {
+  inference,  // in the types that the file holds, mapped where possible
+  training,   // F32, in the pool's memory
+};
+// A GGUF file, a Hugging Face folder, a checkpoint, or a training folder (its newest checkpoint). Throws
+// Error when it is none.
+LoadedModel load_model(const std::string& path, Backend& backend, BufferPool& pool, WeightUse use);
+
+// The tokenizer of any of these, or of a tokenizer.model file, without the weights.
+Vocab load_vocab(const std::string& path);
+
+}  // namespace gladius::cli

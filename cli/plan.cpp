@@ -1,0 +1,73 @@
+#include "train/plan.h"
+
+#include <fmt/format.h>
+
+#include "cli/commands.h"
+#include "cli/model_source.h"
+#include "cli/terminal.h"
+
+namespace gladius::cli {
+namespace {
+
+struct PlanOptions {
+  std::string model = "gladius-125m";
+  int64_t batch = 4, context = 256, accum = 1, steps = 1000;
+  bool measure = true;
+  ComputeOptions compute;
+};
+
+void print_memory(const MemoryPlan& memory) {
+  fmt::print(
+      "memory      {} = weights {} + gradients {} + moments {} + activations {} + scratch {} + program {}\n",
+      human_bytes(memory.total()), human_bytes(memory.weights), human_bytes(memory.gradients),
+      human_bytes(memory.moments), human_bytes(memory.activations), human_bytes(memory.scratch),
+      human_bytes(memory.program));
+  fmt::print("checkpoint  {} on disk, each\n", human_bytes(memory.weights + memory.moments));
+}
+
+void run(const PlanOptions& o) {
+  const Config config = config_from(o.model);
+  const auto backend = make_backend(o.compute);
+  const int64_t tokens = o.batch * o.context * o.accum;
+  fmt::print("model       {}: {} parameters\n", config.name, grouped(config.parameters()));
+  fmt::print("step        {} tokens: batch {} × context {} × {} micro-batches\n", grouped(tokens), o.batch,
+             o.context, o.accum);
+  print_memory(plan_memory(config, o.batch, o.context, *backend));
+  if (!o.measure) return;
+
+  const TimePlan time = measure_time(config, o.batch, o.context, *backend);
+  const double seconds = time.micro_batch * static_cast<double>(o.accum) + time.optimiser;
+  fmt::print("time        {:.3f} s a step, {:.0f} tokens/s with {} thread{} on {} (measured)\n", seconds,
+             static_cast<double>(tokens) / seconds, backend->threads(), backend->threads() == 1 ? "" : "s",
+             backend->name());
+  fmt::print("whole run   {} steps, {} tokens: {}\n", grouped(o.steps), grouped(o.steps * tokens),
+             human_seconds(seconds * static_cast<double>(o.steps)));
+}
+
+}  // namespace
+
+void add_plan(CLI::App& app) {
+  auto o = std::make_shared<PlanOptions>();
+  CLI::App* command =
+      app.add_subcommand("plan", "Parameters, memory and time of a training run, before it starts");
+  command->add_option("--model", o->model, "Preset (gladius-125m, gladius-tiny) or a config.json")
+      ->capture_default_str();
+  command->add_option("--batch", o->batch, "Sequences in a micro-batch")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--context", o->context, "Tokens in a sequence")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--accum", o->accum, "Micro-batches in a step")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command->add_option("--steps", o->steps, "Steps of the run")
+      ->check(CLI::Range(1, 1 << 30))
+      ->capture_default_str();
+  command->add_flag("!--no-measure", o->measure, "Only count: do not time a step (which needs the memory)");
+  add_compute_options(*command, o->compute);
+  command->footer("Example:\n  gladius plan --model gladius-125m --batch 4 --context 256 --steps 20000");
+  command->callback([o] { run(*o); });
+}
+
+}  // namespace gladius::cli

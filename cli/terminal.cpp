@@ -1,0 +1,75 @@
+#include "cli/terminal.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+
+namespace gladius::cli {
+namespace {
+
+// A signal handler can only reach what is global.
+std::atomic<bool> interrupt_flag{false};
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+void on_signal(int signal) {
+  if (interrupt_flag.exchange(true)) std::_Exit(128 + signal);
+}
+
+}  // namespace
+
+std::string human_bytes(uint64_t bytes) {
+  const double b = static_cast<double>(bytes);
+  if (b < 1024) return fmt::format("{} bytes", bytes);
+  if (b < 1024.0 * 1024) return fmt::format("{:.1f} KiB", b / 1024);
+  if (b < 1024.0 * 1024 * 1024) return fmt::format("{:.1f} MiB", b / (1024.0 * 1024));
+  return fmt::format("{:.2f} GiB", b / (1024.0 * 1024 * 1024));
+}
+
+std::string human_seconds(double seconds) {
+  const auto s = static_cast<int64_t>(seconds + 0.5);
+  if (s < 60) return fmt::format("{} s", s);
+  if (s < 3600) return fmt::format("{} min {:02} s", s / 60, s % 60);
+  if (s < 48 * 3600) return fmt::format("{} h {:02} min", s / 3600, s / 60 % 60);
+  return fmt::format("{} days {} h", s / 86400, s / 3600 % 24);
+}
+
+std::string grouped(int64_t number) {
+  std::string digits = std::to_string(number);
+  const size_t first = number < 0 ? 1 : 0;
+  for (size_t i = digits.size(); i > first + 3; i -= 3) digits.insert(i - 3, ",");
+  return digits;
+}
+
+Progress::Progress(std::string what)
+    : what_(std::move(what)), terminal_(::isatty(STDERR_FILENO) == 1), start_(Clock::now()), last_(start_) {}
+
+void Progress::update(uint64_t done, uint64_t total, const std::string& detail) {
+  const auto now = Clock::now();
+  const double passed = std::chrono::duration<double>(now - start_).count();
+  const double since = std::chrono::duration<double>(now - last_).count();
+  if (passed < 2 || since < (terminal_ ? 0.2 : 30) || total == 0) return;
+  last_ = now;
+  const double part = static_cast<double>(done) / static_cast<double>(total);
+  const std::string left = part > 0 ? human_seconds(passed * (1 - part) / part) + " left" : std::string();
+  const std::string line =
+      fmt::format("{} {:.0f} %, {}{}{}", what_, 100 * part, left, detail.empty() ? "" : ", ", detail);
+  fmt::print(stderr, terminal_ ? "\r\033[K{}" : "{}\n", line);
+  std::fflush(stderr);
+  shown_ = true;
+}
+
+void Progress::done() {
+  if (shown_ && terminal_) fmt::print(stderr, "\r\033[K");
+  shown_ = false;
+}
+
+void catch_interrupts() {
+  std::signal(SIGINT, on_signal);
+  std::signal(SIGTERM, on_signal);
+}
+
+const std::atomic<bool>& interrupted() { return interrupt_flag; }
+
+}  // namespace gladius::cli

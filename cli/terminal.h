@@ -1,0 +1,40 @@
+// What people see: sizes, durations, a progress line; and Ctrl-C.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <cstdint>
+#include <string>
+
+namespace gladius::cli {
+
+std::string human_bytes(uint64_t bytes);    // "2.31 GiB"
+std::string human_seconds(double seconds);  // "3 min 20 s"
+std::string grouped(int64_t number);        // "124,668,672"
+
+// One line on standard error that shows how far something is, from two seconds on: "encoding 37 %, 12 s
+// left". On a terminal it is redrawn, elsewhere printed every half minute.
+class Progress {
+ public:
+  explicit Progress(std::string what);
+  ~Progress() { done(); }
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+  void update(uint64_t done, uint64_t total, const std::string& detail = {});
+  void done();  // removes the line
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  std::string what_;
+  bool terminal_;
+  bool shown_ = false;
+  Clock::time_point start_, last_;
+};
+
+// Set by Ctrl-C (SIGINT) and SIGTERM once catch_interrupts() was called; a second signal ends the program at
+// once.
+void catch_interrupts();
+const std::atomic<bool>& interrupted();
+inline constexpr int kInterruptedExit = 130;  // 128 + SIGINT, as shells count
+
+}  // namespace gladius::cli
