@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kernels/blocks.h"
 #include "kernels/parallel.h"
 
 namespace gladius::cpu {
@@ -16,36 +17,61 @@ int64_t rows_per_task(int64_t cols) {
 
 }  // namespace
 
+int64_t activation_row_bytes(DType weight, int64_t K) {
+  int64_t bytes = 4 * K;
+  switch (dtype_info(weight).dot_with) {
+    case DType::Q8_0:
+      bytes = K + K / kBlock * 8;
+      break;
+    case DType::Q8_1:
+      bytes = K + K / kBlock * 12;
+      break;
+    case DType::Q8_K:
+      bytes = K + K / kSuperBlock * 4 + K / 16 * 4;
+      break;
+    default:
+      break;
+  }
+  return (bytes + 63) / 64 * 64;
+}
+
 size_t quantized_scratch_bytes(DType weight, int64_t M, int64_t K) {
   return static_cast<size_t>(M * activation_row_bytes(weight, K));
 }
 
 void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, const float* A, WeightView W,
                       float* C, Epilogue e, std::span<std::byte> scratch) {
-  const int64_t a_bytes = activation_row_bytes(W.dtype, d.K);
-  const int64_t w_bytes = row_bytes(W.dtype, d.K);
+  const bool bf16 = W.dtype == DType::BF16;
+  const int64_t a_stride = activation_row_bytes(W.dtype, d.K);
+  const int64_t w_stride = row_bytes(W.dtype, d.K);
   const int64_t pass_rows =
-      std::max<int64_t>(1, static_cast<int64_t>(scratch.size()) / std::max<int64_t>(1, a_bytes));
+      std::max<int64_t>(1, static_cast<int64_t>(scratch.size()) / std::max<int64_t>(1, a_stride));
   const int64_t w_tiles = (d.N + weight_rows_per_tile - 1) / weight_rows_per_tile;
   for (int64_t pass = 0; pass < d.M; pass += pass_rows) {
     const int64_t rows = std::min(pass_rows, d.M - pass);
     parallel_ranges(threads, rows, rows_per_task(d.K), [&](int64_t begin, int64_t end) {
-      for (int64_t m = begin; m < end; ++m)
-        kernels.convert_activations(W.dtype, d.K, A + (pass + m) * d.K, scratch.data() + m * a_bytes);
+      for (int64_t m = begin; m < end; ++m) {
+        const float* x = A + (pass + m) * d.K;
+        std::byte* a = scratch.data() + m * a_stride;
+        bf16 ? kernels.convert_bf16(d.K, x, a) : kernels.convert_activations(W.dtype, d.K, x, a);
+      }
     });
     const int64_t a_tiles = (rows + max_tile_activations - 1) / max_tile_activations;
     parallel_tasks(threads, w_tiles * a_tiles, [&](int64_t task, int) {
       const int64_t n = task / a_tiles * weight_rows_per_tile, m = task % a_tiles * max_tile_activations;
       const int64_t offset = (pass + m) * d.N + n;
-      kernels.matmul_tile(W.dtype, {.K = d.K,
-                                    .w = static_cast<const std::byte*>(W.data) + n * w_bytes,
-                                    .w_rows = std::min(weight_rows_per_tile, d.N - n),
-                                    .a = scratch.data() + m * a_bytes,
-                                    .a_rows = std::min(max_tile_activations, rows - m),
-                                    .out = C + offset,
-                                    .ldo = d.N,
-                                    .accumulate = e.accumulate,
-                                    .residual = e.residual ? e.residual + offset : nullptr});
+      const TileProduct tile{.K = d.K,
+                             .w = static_cast<const std::byte*>(W.data) + n * w_stride,
+                             .w_rows = std::min(weight_rows_per_tile, d.N - n),
+                             .w_stride = w_stride,
+                             .a = scratch.data() + m * a_stride,
+                             .a_rows = std::min(max_tile_activations, rows - m),
+                             .a_stride = a_stride,
+                             .out = C + offset,
+                             .ldo = d.N,
+                             .accumulate = e.accumulate,
+                             .residual = e.residual ? e.residual + offset : nullptr};
+      bf16 ? kernels.matmul_bf16(tile) : kernels.matmul_tile(W.dtype, tile);
     });
   }
 }

@@ -1,0 +1,161 @@
+// The x86 instructions that quantised kernels need and xsimd lacks, a QuantIsa per instruction set
+// (quant_isa.h).
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/cpu/simd.h"
+
+namespace gladius::cpu {
+
+template <>
+struct QuantIsa<struct Sse2> {
+  using Bytes = __m128i;
+  using Ints = __m128i;
+  using Floats = __m128;
+  // Sums of pairs of products: of bytes 0-7 and of bytes 8-15.
+  struct Sums {
+    __m128i low, high;
+  };
+  static constexpr int panel_step = 4;
+
+  static GLADIUS_INLINE Bytes load(const int8_t* p) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+  }
+  static GLADIUS_INLINE Bytes repeat(int32_t four_bytes) { return _mm_set1_epi32(four_bytes); }
+  static GLADIUS_INLINE Sums zero() { return {_mm_setzero_si128(), _mm_setzero_si128()}; }
+
+  template <bool is_signed>
+  static GLADIUS_INLINE Sums dot(Sums s, Bytes w, Bytes y) {
+    const auto low = [](Bytes b) { return _mm_srai_epi16(_mm_unpacklo_epi8(b, b), 8); };  // sign-extended
+    const auto high = [](Bytes b) { return _mm_srai_epi16(_mm_unpackhi_epi8(b, b), 8); };
+    return {_mm_add_epi32(s.low, _mm_madd_epi16(low(w), low(y))),
+            _mm_add_epi32(s.high, _mm_madd_epi16(high(w), high(y)))};
+  }
+
+  static GLADIUS_INLINE Ints total(Sums s) {
+    const __m128 low = _mm_castsi128_ps(s.low), high = _mm_castsi128_ps(s.high);
+    return _mm_add_epi32(_mm_castps_si128(_mm_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0))),
+                         _mm_castps_si128(_mm_shuffle_ps(low, high, _MM_SHUFFLE(3, 1, 3, 1))));
+  }
+
+  // SSE2 multiplies 32-bit lanes two at a time.
+  static GLADIUS_INLINE Ints multiply(Ints x, Ints y) {
+    const __m128i even = _mm_mul_epu32(x, y);
+    const __m128i odd = _mm_mul_epu32(_mm_srli_epi64(x, 32), _mm_srli_epi64(y, 32));
+    return _mm_unpacklo_epi32(_mm_shuffle_epi32(even, _MM_SHUFFLE(2, 0, 2, 0)),
+                              _mm_shuffle_epi32(odd, _MM_SHUFFLE(2, 0, 2, 0)));
+  }
+
+  // Exponent and mantissa move to their places in a float; the product corrects the exponent's bias, also for
+  // subnormals.
+  static GLADIUS_INLINE Floats from_f16(const uint16_t* p) {
+    const __m128i h =
+        _mm_unpacklo_epi16(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)), _mm_setzero_si128());
+    const __m128i a = _mm_and_si128(h, _mm_set1_epi32(0x7fff));
+    const __m128i sign = _mm_slli_epi32(_mm_andnot_si128(_mm_set1_epi32(0x7fff), h), 16);
+    const __m128 value = _mm_mul_ps(_mm_castsi128_ps(_mm_slli_epi32(a, 13)), _mm_set1_ps(0x1p112f));
+    const __m128i special =
+        _mm_and_si128(_mm_cmpgt_epi32(a, _mm_set1_epi32(0x7bff)), _mm_set1_epi32(0x7f800000));
+    return _mm_or_ps(value, _mm_castsi128_ps(_mm_or_si128(sign, special)));
+  }
+  static GLADIUS_INLINE Floats from_bf16(const uint16_t* p) {
+    const __m128i h = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm_castsi128_ps(_mm_unpacklo_epi16(_mm_setzero_si128(), h));
+  }
+};
+
+#ifdef __AVX2__
+template <>
+struct QuantIsa<struct Avx2> {
+  using Bytes = __m256i;
+  using Ints = __m256i;
+  using Floats = __m256;
+  using Sums = __m256i;
+  static constexpr int panel_step = 4;
+
+  static GLADIUS_INLINE Bytes load(const int8_t* p) {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  }
+  static GLADIUS_INLINE Bytes repeat(int32_t four_bytes) { return _mm256_set1_epi32(four_bytes); }
+  static GLADIUS_INLINE Sums zero() { return _mm256_setzero_si256(); }
+
+  // vpmaddubsw adds two products of an unsigned and a signed byte in 16 bits with saturation: 2 * 128 * 127
+  // fits. Where codes are signed, their sign moves to the activation.
+  template <bool is_signed>
+  static GLADIUS_INLINE Sums dot(Sums s, Bytes w, Bytes y) {
+    if constexpr (is_signed) {
+      y = _mm256_sign_epi8(y, w);
+      w = _mm256_abs_epi8(w);
+    }
+    return _mm256_add_epi32(s, _mm256_madd_epi16(_mm256_maddubs_epi16(w, y), _mm256_set1_epi16(1)));
+  }
+
+  static GLADIUS_INLINE Ints total(Sums s) { return s; }
+  static GLADIUS_INLINE Ints multiply(Ints x, Ints y) { return _mm256_mullo_epi32(x, y); }
+
+  static GLADIUS_INLINE Floats from_f16(const uint16_t* p) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+  }
+  static GLADIUS_INLINE Floats from_bf16(const uint16_t* p) {
+    const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
+  }
+};
+#endif
+
+#ifdef __AVX512BW__
+// What the AVX-512 instruction sets share; Self names the instruction set.
+template <class Self>
+struct QuantAvx512 {
+  using Bytes = __m512i;
+  using Ints = __m512i;
+  using Floats = __m512;
+  using Sums = __m512i;
+  static constexpr int panel_step = 4;
+
+  static GLADIUS_INLINE Bytes load(const int8_t* p) { return _mm512_loadu_si512(p); }
+  static GLADIUS_INLINE Bytes repeat(int32_t four_bytes) { return _mm512_set1_epi32(four_bytes); }
+  static GLADIUS_INLINE Sums zero() { return _mm512_setzero_si512(); }
+
+  template <bool is_signed>
+  static GLADIUS_INLINE Sums dot(Sums s, Bytes w, Bytes y) {
+    if constexpr (is_signed) {
+      y = _mm512_mask_sub_epi8(y, _mm512_movepi8_mask(w), _mm512_setzero_si512(), y);
+      w = _mm512_abs_epi8(w);
+    }
+    return Self::add_products(s, w, y);
+  }
+
+  static GLADIUS_INLINE Ints total(Sums s) { return s; }
+  static GLADIUS_INLINE Ints multiply(Ints x, Ints y) { return _mm512_mullo_epi32(x, y); }
+
+  static GLADIUS_INLINE Floats from_f16(const uint16_t* p) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+  }
+  static GLADIUS_INLINE Floats from_bf16(const uint16_t* p) {
+    const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(h), 16));
+  }
+};
+
+template <>
+struct QuantIsa<struct Avx512> : QuantAvx512<QuantIsa<struct Avx512>> {
+  static GLADIUS_INLINE __m512i add_products(__m512i s, __m512i w, __m512i y) {
+    return _mm512_add_epi32(s, _mm512_madd_epi16(_mm512_maddubs_epi16(w, y), _mm512_set1_epi16(1)));
+  }
+};
+#endif
+
+#ifdef __AVX512VNNI__
+template <>
+struct QuantIsa<struct Avx512Vnni> : QuantAvx512<QuantIsa<struct Avx512Vnni>> {
+  static GLADIUS_INLINE __m512i add_products(__m512i s, __m512i w, __m512i y) {
+    return _mm512_dpbusd_epi32(s, w, y);
+  }
+};
+#endif
+
+}  // namespace gladius::cpu

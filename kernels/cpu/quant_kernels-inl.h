@@ -1,0 +1,85 @@
+// The kernels on 16-bit and quantised rows of one instruction set, gathered in a table.
+#pragma once
+
+#include "kernels/cpu/half_matmul-inl.h"
+#include "kernels/cpu/quant_formats-inl.h"
+#include "kernels/cpu/quant_kernels.h"
+#include "kernels/cpu/quant_matmul-inl.h"
+#include "kernels/cpu/quant_rows-inl.h"
+#include "kernels/reference/quantize.h"
+
+namespace gladius::cpu {
+
+template <class Isa>
+struct QuantTable {
+  using Rows = QuantRows<Isa>;
+
+  static void quantize_row(DType type, int64_t n, const float* x, const float* importance, void* y) {
+    switch (type) {
+      case DType::F16:
+        Rows::to_f16(n, x, static_cast<uint16_t*>(y));
+        break;
+      case DType::BF16:
+        Rows::to_bf16(n, x, static_cast<uint16_t*>(y));
+        break;
+      case DType::Q8_0:
+        Rows::quantize_q8_0(n, x, static_cast<BlockQ8_0*>(y));
+        break;
+      case DType::Q8_1:
+        Rows::quantize_q8_1(n, x, static_cast<BlockQ8_1*>(y));
+        break;
+      case DType::Q8_K:
+        Rows::quantize_q8_K(n, x, static_cast<BlockQ8_K*>(y));
+        break;
+      default:
+        reference::quantize_rows(type, 1, n, x, importance, y);
+        break;
+    }
+  }
+
+  static void matmul_tile(DType weight, const TileProduct& t) {
+    switch (weight) {
+      case DType::F16:
+        HalfProduct<Isa>::run_f16(t);
+        break;
+      case DType::Q4_0:
+        QuantProduct<Isa, DType::Q4_0>::run(t);
+        break;
+      case DType::Q4_1:
+        QuantProduct<Isa, DType::Q4_1>::run(t);
+        break;
+      case DType::Q5_0:
+        QuantProduct<Isa, DType::Q5_0>::run(t);
+        break;
+      case DType::Q5_1:
+        QuantProduct<Isa, DType::Q5_1>::run(t);
+        break;
+      case DType::Q8_0:
+        QuantProduct<Isa, DType::Q8_0>::run(t);
+        break;
+      case DType::Q4_K:
+        QuantProduct<Isa, DType::Q4_K>::run(t);
+        break;
+      case DType::Q5_K:
+        QuantProduct<Isa, DType::Q5_K>::run(t);
+        break;
+      case DType::Q6_K:
+        QuantProduct<Isa, DType::Q6_K>::run(t);
+        break;
+      default:
+        break;
+    }
+  }
+};
+
+template <class Isa>
+QuantKernels make_quant_kernels() {
+  return {.quantize_row = QuantTable<Isa>::quantize_row,
+          .dequantize_row = QuantRows<Isa>::dequantize_row,
+          .convert_activations = QuantRows<Isa>::convert_activations,
+          .matmul_tile = QuantTable<Isa>::matmul_tile,
+          .convert_bf16 = QuantRows<Isa>::convert_bf16,
+          .matmul_bf16 = HalfProduct<Isa>::run_bf16};
+}
+
+}  // namespace gladius::cpu
