@@ -1,0 +1,145 @@
+// Matrix products of every form against the definition in double.
+#include <algorithm>
+
+#include "kernels/reference/matmul.h"
+#include "tests/kernels_support.h"
+
+using namespace gladius;
+using namespace gladius::test;
+
+namespace {
+
+enum class Form { nt, nn, tn };
+
+void run(Backend& backend, Form form, MatmulDims d, const float* A, const float* B, float* C, Epilogue e) {
+  if (form == Form::nt) backend.matmul_nt(d, A, B, C, e);
+  if (form == Form::nn) backend.matmul_nn(d, A, B, C, e);
+  if (form == Form::tn) backend.matmul_tn(d, A, B, C, e);
+}
+
+void reference_run(Form form, MatmulDims d, const double* A, const double* B, double* C, bool accumulate,
+                   const double* residual) {
+  if (form == Form::nt) reference::matmul_nt(d.M, d.N, d.K, A, B, C, accumulate, residual);
+  if (form == Form::nn) reference::matmul_nn(d.M, d.N, d.K, A, B, C, accumulate, residual);
+  if (form == Form::tn) reference::matmul_tn(d.M, d.N, d.K, A, B, C, accumulate, residual);
+}
+
+struct Case {
+  MatmulDims d;
+  Form form;
+  bool accumulate, residual;
+  int64_t misalign;
+};
+
+// |error| <= (K + 3) u (|A| |B| + |C| + |residual|): K products, then two additions.
+void check_matmul(Backend& backend, const Case& c, Random& random) {
+  const MatmulDims d = c.d;
+  CAPTURE(d.M);
+  CAPTURE(d.N);
+  CAPTURE(d.K);
+  CAPTURE(static_cast<int>(c.form));
+  const Array A(random, d.M * d.K, c.misalign), B(random, d.N * d.K, c.misalign),
+      R(random, d.M * d.N, c.misalign);
+  Array C(random, d.M * d.N, c.misalign);
+  Expected expected(d.M * d.N);
+  expected.value = C.wide();
+  expected.bound = C.magnitudes();
+  reference_run(c.form, d, A.wide().data(), B.wide().data(), expected.value.data(), c.accumulate,
+                c.residual ? R.wide().data() : nullptr);
+  reference_run(c.form, d, A.magnitudes().data(), B.magnitudes().data(), expected.bound.data(), c.accumulate,
+                c.residual ? R.magnitudes().data() : nullptr);
+  for (double& b : expected.bound) b *= roundings(static_cast<double>(d.K + 3));
+  run(backend, c.form, d, A, B, C, {c.accumulate, c.residual ? R.data() : nullptr});
+  check_close(C, expected);
+}
+
+constexpr Form forms[] = {Form::nt, Form::nn, Form::tn};
+
+TEST_CASE("matrix products: every number of rows and columns up to two register tiles") {
+  for_each_isa([](Backend& backend) {
+    Random random(1);
+    const int64_t rows = small_tests() ? 17 : 30, step = small_tests() ? 5 : 3;
+    for (int64_t M = 1; M <= rows; ++M)
+      for (int64_t N = 1; N <= 66; N += step)
+        for (const Form form : forms)
+          check_matmul(backend,
+                       {{M, N, 1 + random.below(40)},
+                        form,
+                        random.below(2) == 1,
+                        random.below(2) == 1,
+                        random.below(4)},
+                       random);
+  });
+}
+
+TEST_CASE("matrix products: every tail of the summed dimension, aligned and not") {
+  for_each_isa([](Backend& backend) {
+    Random random(2);
+    for (int64_t K = 0; K <= 33; ++K)
+      for (const Form form : forms)
+        for (const int64_t M : {1, 2, 5, 8, 9})
+          check_matmul(backend, {{M, 19, K}, form, K % 2 == 1, K % 3 == 0, K % 4}, random);
+  });
+}
+
+TEST_CASE("matrix products: around the borders of blocks") {
+  for_each_isa([](Backend& backend) {
+    Random random(3);
+    for (const int64_t K : {255, 256, 257, 513, 1024, 1025, 1300})
+      for (const Form form : forms) check_matmul(backend, {{15, 33, K}, form, K % 2 == 1, true, 1}, random);
+    if (small_tests()) return;
+    for (const int64_t M : {83, 84, 85, 1023, 1025})
+      for (const Form form : forms) check_matmul(backend, {{M, 35, 9}, form, true, false, 0}, random);
+    for (const int64_t N : {255, 257, 2047, 2048, 2050})
+      for (const Form form : forms) check_matmul(backend, {{11, N, 9}, form, false, true, 0}, random);
+    check_matmul(backend, {{100, 2100, 300}, Form::nt, true, true, 3}, random);
+    check_matmul(backend, {{1030, 300, 70}, Form::tn, true, false, 3}, random);
+    check_matmul(backend, {{30, 90, 2100}, Form::nn, false, true, 3}, random);
+  });
+}
+
+TEST_CASE("matrix products of nothing") {
+  for_each_isa([](Backend& backend) {
+    Random random(4);
+    for (const Form form : forms) {
+      check_matmul(backend, {{3, 5, 0}, form, false, false, 0}, random);
+      check_matmul(backend, {{20, 5, 0}, form, true, true, 0}, random);
+      check_matmul(backend, {{0, 5, 7}, form, false, false, 0}, random);
+      check_matmul(backend, {{5, 0, 7}, form, false, false, 0}, random);
+    }
+  });
+}
+
+TEST_CASE("a row's product does not depend on how many rows are multiplied with it in one path") {
+  for_each_isa([](Backend& backend) {
+    Random random(5);
+    const int64_t N = 45, K = 300;
+    const Array A(random, 40 * K), B(random, N * K);
+    Array few(8 * N), one(N), many(40 * N), some(10 * N);
+    backend.matmul_nt({8, N, K}, A, B, few, {});
+    backend.matmul_nt({40, N, K}, A, B, many, {});
+    backend.matmul_nt({10, N, K}, A, B, some, {});
+    for (int64_t m = 0; m < 8; ++m) {
+      backend.matmul_nt({1, N, K}, A + m * K, B, one, {});
+      CHECK(std::memcmp(one.data(), few.data() + m * N, N * sizeof(float)) == 0);
+    }
+    CHECK(std::memcmp(some.data(), many.data(), 10 * N * sizeof(float)) == 0);
+  });
+}
+
+TEST_CASE("matrix products keep infinities and NaN") {
+  for_each_isa([](Backend& backend) {
+    for (const int64_t M : {1, 20}) {
+      Array A(M * 9, 0, 1.0f), B(33 * 9, 0, 1.0f), C(M * 33);
+      A[0] = INFINITY;
+      B[9] = NAN;
+      backend.matmul_nt({M, 33, 9}, A, B, C, {});
+      CHECK(C[0] == INFINITY);
+      CHECK(std::isnan(C[1]));
+      CHECK(C[2] == INFINITY);
+      if (M > 1) CHECK(C[33 * 1] == 9.0f);
+    }
+  });
+}
+
+}  // namespace

@@ -1,0 +1,128 @@
+// The same bits at any number of threads, for every operation, on shapes of many tasks.
+#include <functional>
+
+#include "tests/kernels_support.h"
+
+using namespace gladius;
+using namespace gladius::test;
+
+namespace {
+
+// An operation that fills the arrays it is given.
+struct Operation {
+  const char* name;
+  std::vector<int64_t> sizes;  // of its outputs
+  std::function<void(Backend&, std::vector<Array>&)> run;
+};
+
+void check_operation(const std::string& isa, const Operation& operation) {
+  CAPTURE(operation.name);
+  const auto outputs = [&](int threads) {
+    std::vector<Array> arrays;
+    for (const int64_t size : operation.sizes) arrays.emplace_back(size, 0, 0.25f);
+    operation.run(*make_cpu_backend(threads, isa), arrays);
+    return arrays;
+  };
+  const std::vector<Array> one = outputs(1);
+  for (const int threads : {2, 3, 4}) {
+    CAPTURE(threads);
+    const std::vector<Array> several = outputs(threads);
+    for (size_t i = 0; i < one.size(); ++i) CHECK(several[i].same_bits(one[i]));
+  }
+}
+
+std::vector<Operation> matrix_operations(const Array& a, const Array& b) {
+  std::vector<Operation> list;
+  const auto product = [&list](const char* name, MatmulDims d, auto call) {
+    list.push_back(
+        {name, {d.M * d.N}, [=](Backend& backend, std::vector<Array>& out) { call(backend, d, out[0]); }});
+  };
+  const float *A = a, *B = b;
+  product("matmul_nt", {150, 170, 300},
+          [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {true, A}); });
+  product("matmul_nn", {150, 170, 300},
+          [=](Backend& x, MatmulDims d, float* C) { x.matmul_nn(d, A, B, C, {}); });
+  product("matmul_tn", {150, 170, 300},
+          [=](Backend& x, MatmulDims d, float* C) { x.matmul_tn(d, A, B, C, {}); });
+  product("few rows", {3, 300, 170},
+          [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {}); });
+  return list;
+}
+
+std::vector<Operation> attention_operations(const Array& a, const Array& b) {
+  const int64_t T = small_tests() ? 70 : 150;
+  const AttentionDims d{2, T, T, 4, 2, 16, 64, 32, T * 32, 0.25f};
+  const float *A = a, *B = b;
+  return {{"attention",
+           {2 * T * 64, 2 * T * 4},
+           [=](Backend& x, std::vector<Array>& out) { x.attention(d, A, B, B + 7, out[0], out[1]); }},
+          {"attention_backward",
+           {2 * T * 64, 2 * T * 4, 2 * T * 64, 2 * T * 32, 2 * T * 32},
+           [=](Backend& x, std::vector<Array>& out) {
+             x.attention(d, A, B, B + 7, out[0], out[1]);
+             x.attention_backward(d, A, B, B + 7, out[0], out[1], A + 5, out[2], out[3], out[4]);
+           }}};
+}
+
+std::vector<Operation> row_operations(const Array& a, const Array& b) {
+  const float *A = a, *B = b;
+  const int64_t M = 120, C = 300;
+  std::vector<int32_t> tokens;
+  for (int64_t m = 0; m < M; ++m) tokens.push_back(static_cast<int32_t>(m * 7 % 11));
+  return {{"rms_norm",
+           {M * C, M},
+           [=](Backend& x, std::vector<Array>& out) { x.rms_norm(M, C, 1e-6f, A, B, out[0], out[1]); }},
+          {"rms_norm_backward",
+           {M * C, C},
+           [=](Backend& x, std::vector<Array>& out) {
+             x.rms_norm_backward(M, C, A, B, B + 400, A + 3, out[0], true, out[1], true);
+           }},
+          {"rope",
+           {M * C},
+           [=](Backend& x, std::vector<Array>& out) {
+             x.rope({M, 5, 60, C}, tokens.data(), B, B + 400, RopeDirection::forward, A, out[0]);
+           }},
+          {"softmax", {M * C}, [=](Backend& x, std::vector<Array>& out) { x.softmax(M, C, A, out[0]); }},
+          {"softmax_backward",
+           {M * C},
+           [=](Backend& x, std::vector<Array>& out) { x.softmax_backward(M, C, A, A + 9, out[0]); }},
+          {"embedding_backward",
+           {11 * C},
+           [=](Backend& x, std::vector<Array>& out) {
+             x.embedding_backward({M, C, 11}, tokens.data(), A, out[0], true);
+           }},
+          {"linear_cross_entropy", {50 * 120, M, M * 40, 120 * 40}, [=](Backend& x, std::vector<Array>& out) {
+             x.linear_cross_entropy({M, 40, 120}, A, B, tokens.data(), 0.1f, out[0], 50, out[1], out[2],
+                                    out[3], true);
+           }}};
+}
+
+std::vector<Operation> element_operations(const Array& a, const Array& b) {
+  const float *A = a, *B = b;
+  const int64_t n = a.size();
+  return {{"swiglu", {n}, [=](Backend& x, std::vector<Array>& out) { x.swiglu(n, A, B, out[0]); }},
+          {"swiglu_backward",
+           {n, n},
+           [=](Backend& x, std::vector<Array>& out) { x.swiglu_backward(n, A, B, B, out[0], out[1]); }},
+          {"adamw",
+           {n, n, n},
+           [=](Backend& x, std::vector<Array>& out) {
+             x.adamw(n, {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.1f, 0.05f, 1.0f}, A, out[0], out[1], out[2]);
+           }},
+          {"add", {n}, [=](Backend& x, std::vector<Array>& out) { x.add(n, A, B, out[0]); }}};
+}
+
+TEST_CASE("every operation gives the same bits at 1, 2, 3 and 4 threads") {
+  Random random(1);
+  const int64_t n = small_tests() ? 70000 : 150000;
+  const Array a(random, n), b(random, n);
+  for (const std::string& isa : runnable_isas()) {
+    CAPTURE(isa);
+    for (auto* operations : {matrix_operations, attention_operations, row_operations, element_operations})
+      for (const Operation& operation : operations(a, b)) check_operation(isa, operation);
+    const double one = make_cpu_backend(1, isa)->sum_of_squares(n, a);
+    for (const int threads : {2, 3, 4}) CHECK(make_cpu_backend(threads, isa)->sum_of_squares(n, a) == one);
+  }
+}
+
+}  // namespace
