@@ -5,9 +5,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <memory>
 #include <random>
 #include <string>
@@ -19,6 +17,7 @@
 #include "kernels/half.h"
 #include "kernels/reference/quant_dot.h"
 #include "kernels/reference/quantize.h"
+#include "tests/kernels_support.h"
 
 using namespace gladius;
 
@@ -27,16 +26,10 @@ namespace {
 constexpr DType kQuantisedWeights[] = {DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1,
                                        DType::Q8_0, DType::Q4_K, DType::Q5_K, DType::Q6_K};
 
-bool small() { return std::getenv("GLADIUS_TEST_SMALL") != nullptr; }
-
-std::vector<const cpu::Isa*> runnable_isas() {
+std::vector<const cpu::Isa*> isas_to_test() {
   std::vector<const cpu::Isa*> all;
-  for (const cpu::Isa& isa : cpu::cpu_isas()) {
-    if (isa.runnable)
-      all.push_back(&isa);
-    else
-      MESSAGE("not run: " << isa.name << ": " << isa.reason);
-  }
+  for (const cpu::Isa& isa : cpu::cpu_isas())
+    if (isa.runnable) all.push_back(&isa);
   return all;
 }
 
@@ -136,7 +129,7 @@ bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {
 
 // Numbers of activation rows and of weight rows around every border: of vectors, of panels, of tiles.
 std::vector<int64_t> row_counts() {
-  if (small()) return {1, 3, 4, 5, 17};
+  if (test::small_tests()) return {1, 3, 4, 5, 17};
   std::vector<int64_t> counts;
   for (int64_t n = 1; n <= 34; ++n) counts.push_back(n);
   for (int64_t n : {63, 64, 65, 127, 128}) counts.push_back(n);
@@ -160,7 +153,7 @@ TEST_CASE("quantised products have the reference's bits on every instruction set
         for (int64_t M : {int64_t{1}, int64_t{3}, d.M}) {
           const MatmulDims some{M, d.N, d.K};
           const std::vector<float> expected = expected_product(some, A.data(), W);
-          for (const cpu::Isa* isa : runnable_isas()) {
+          for (const cpu::Isa* isa : isas_to_test()) {
             CAPTURE(isa->name);
             CAPTURE(d.K);
             CAPTURE(M);
@@ -169,6 +162,181 @@ TEST_CASE("quantised products have the reference's bits on every instruction set
           }
         }
       }
+    }
+  }
+}
+
+TEST_CASE("every number of rows gives the same bits") {
+  std::mt19937 random(2);
+  const std::vector<int64_t> counts = row_counts();
+  for (DType dtype : kQuantisedWeights) {
+    CAPTURE(dtype_info(dtype).name);
+    const MatmulDims all{counts.back(), counts.back(),
+                         dtype_info(dtype).block_size == kSuperBlock ? 256 : 96};
+    const std::vector<float> A = normal_floats(random, all.M * all.K);
+    Weight W = random_weight(random, dtype, all.N, all.K);
+    const std::vector<float> expected = expected_product(all, A.data(), W);
+    const auto check = [&](const cpu::Isa& isa, int64_t M, int64_t N) {
+      CAPTURE(isa.name);
+      CAPTURE(M);
+      CAPTURE(N);
+      const std::vector<float> a(A.begin(), A.begin() + M * all.K);
+      const std::vector<float> C = product(isa, 1, {M, N, all.K}, a, W, M);
+      bool equal = true;
+      for (int64_t m = 0; m < M; ++m)
+        equal = equal && std::equal(C.begin() + m * N, C.begin() + (m + 1) * N, expected.begin() + m * all.N);
+      CHECK(equal);
+    };
+    for (const cpu::Isa* isa : isas_to_test()) {
+      for (int64_t M : counts) check(*isa, M, 9);
+      for (int64_t N : counts) check(*isa, 2, N);
+      for (int64_t N : counts) check(*isa, 6, N);
+    }
+  }
+}
+
+TEST_CASE("sums of codes are exact integers") {
+  // Scales of 1 and activations whose blocks hold one -127 (so that their scale is 1) and otherwise -1, 0 and
+  // 1: every intermediate is an integer below 2^24, and the result must be the integer product of the stored
+  // values.
+  std::mt19937 random(3);
+  std::uniform_int_distribution<int> sign(-1, 1);
+  for (DType dtype : kQuantisedWeights) {
+    CAPTURE(dtype_info(dtype).name);
+    const DTypeInfo& info = dtype_info(dtype);
+    const MatmulDims d{6, 37, 512};
+    Weight W = arbitrary_weight(random, dtype, d.N, d.K);
+    for (int64_t b = 0; b < d.N * d.K / info.block_size; ++b) {
+      const uint16_t one[2] = {f32_to_f16(1.0f), f32_to_f16(1.0f)};
+      const bool two =
+          dtype == DType::Q4_1 || dtype == DType::Q5_1 || dtype == DType::Q4_K || dtype == DType::Q5_K;
+      std::memcpy(W.data() + b * info.block_bytes + (dtype == DType::Q6_K ? offsetof(BlockQ6_K, d) : 0), one,
+                  two ? 4 : 2);
+    }
+    std::vector<float> A(static_cast<size_t>(d.M * d.K)), w(static_cast<size_t>(d.N * d.K));
+    for (size_t i = 0; i < A.size(); ++i)
+      A[i] = i % static_cast<size_t>(info.block_size) == 7 ? -127.0f : static_cast<float>(sign(random));
+    reference::dequantize_rows(dtype, d.N, d.K, W.data(), w.data());
+    std::vector<float> expected;
+    for (int64_t m = 0; m < d.M; ++m)
+      for (int64_t n = 0; n < d.N; ++n) {
+        int64_t sum = 0;
+        for (int64_t k = 0; k < d.K; ++k)
+          sum += static_cast<int64_t>(w[static_cast<size_t>(n * d.K + k)]) *
+                 static_cast<int64_t>(A[static_cast<size_t>(m * d.K + k)]);
+        REQUIRE(std::abs(sum) < 1 << 24);
+        expected.push_back(static_cast<float>(sum));
+      }
+    CHECK(same_bits(expected_product(d, A.data(), W), expected));
+    for (const cpu::Isa* isa : isas_to_test()) {
+      CAPTURE(isa->name);
+      CHECK(same_bits(product(*isa, 1, d, A, W, d.M), expected));
+      const std::vector<float> first(A.begin(), A.begin() + d.K);
+      CHECK(same_bits(product(*isa, 1, {1, d.N, d.K}, first, W, 1),
+                      {expected.begin(), expected.begin() + d.N}));
+    }
+  }
+}
+
+TEST_CASE("the reference's product is that of the stored values") {
+  // dot_row against the product in double of the values that both rows store: integer sums add no error, each
+  // block two roundings for its factors, two for its terms and one for the sum, of terms bounded by the sums
+  // of magnitudes.
+  std::mt19937 random(4);
+  for (DType dtype : kQuantisedWeights) {
+    CAPTURE(dtype_info(dtype).name);
+    const DType activation = dtype_info(dtype).dot_with;
+    const int64_t K = 1024;
+    for (int i = 0; i < 20; ++i) {
+      Weight W = random_weight(random, dtype, 1, K);
+      const std::vector<float> x = normal_floats(random, K);
+      std::vector<std::byte> a(static_cast<size_t>(row_bytes(activation, K)));
+      reference::quantize_rows(activation, 1, K, x.data(), nullptr, a.data());
+      std::vector<float> w(x.size()), y(x.size());
+      reference::dequantize_rows(dtype, 1, K, W.data(), w.data());
+      reference::dequantize_rows(activation, 1, K, a.data(), y.data());
+      double sum = 0, magnitude = 0, offsets = 0;
+      for (size_t k = 0; k < x.size(); ++k) {
+        sum += static_cast<double>(w[k]) * y[k];
+        // A block's scale and offset parts can each be larger than their difference: three times the largest
+        // |w| bounds them.
+        magnitude += 3 * std::fabs(static_cast<double>(y[k]));
+      }
+      double largest = 0;
+      for (float v : w) largest = std::max(largest, std::fabs(static_cast<double>(v)));
+      magnitude *= largest;
+      const double blocks = static_cast<double>(K / dtype_info(dtype).block_size);
+      // Q8_1 keeps the sum of a block as F16: m * s is off by 2^-11 of it, at most m * 32 * max |y| a block.
+      if (activation == DType::Q8_1) offsets = magnitude * 0x1p-11;
+      CHECK(std::fabs(reference::dot_row(dtype, K, W.data(), a.data()) - sum) <=
+            test::roundings(blocks + 4) * magnitude + offsets);
+    }
+  }
+}
+
+TEST_CASE("F16 and BF16 products are within the error of float sums") {
+  std::mt19937 random(5);
+  for (DType dtype : {DType::F16, DType::BF16}) {
+    CAPTURE(dtype_info(dtype).name);
+    for (int64_t K : {1, 2, 3, 7, 8, 15, 16, 17, 31, 32, 33, 63, 64, 65, 255, 256, 257, 700}) {
+      for (int64_t M : {1, 2, 3, 4, 5, 9}) {
+        const MatmulDims d{M, 7, K};
+        const std::vector<float> A = normal_floats(random, M * K);
+        Weight W = random_weight(random, dtype, d.N, K);
+        std::vector<float> w(static_cast<size_t>(d.N * K)), a(A.size());
+        reference::dequantize_rows(dtype, d.N, K, W.data(), w.data());
+        std::vector<std::byte> rounded(static_cast<size_t>(row_bytes(dtype, M * K)));
+        reference::quantize_rows(dtype, 1, M * K, A.data(), nullptr, rounded.data());
+        reference::dequantize_rows(dtype, 1, M * K, rounded.data(), a.data());
+        for (const cpu::Isa* isa : isas_to_test()) {
+          CAPTURE(isa->name);
+          CAPTURE(K);
+          CAPTURE(M);
+          const std::vector<float> C = product(*isa, 1, d, A, W, M);
+          bool within = true;
+          for (int64_t m = 0; m < M; ++m)
+            for (int64_t n = 0; n < d.N; ++n) {
+              double sum = 0, magnitude = 0;
+              for (int64_t k = 0; k < K; ++k) {
+                const double p = static_cast<double>(a[static_cast<size_t>(m * K + k)]) *
+                                 w[static_cast<size_t>(n * K + k)];
+                sum += p;
+                magnitude += std::fabs(p);
+              }
+              const double error = std::fabs(C[static_cast<size_t>(m * d.N + n)] - sum);
+              within = within && error <= test::roundings(static_cast<double>(K) + 1) * magnitude;
+            }
+          CHECK(within);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("threads and scratch do not change a bit, and the epilogue adds in order") {
+  std::mt19937 random(6);
+  for (DType dtype :
+       {DType::F16, DType::BF16, DType::Q4_0, DType::Q5_1, DType::Q8_0, DType::Q4_K, DType::Q6_K}) {
+    CAPTURE(dtype_info(dtype).name);
+    const MatmulDims d{75, 150, 256};
+    const std::vector<float> A = normal_floats(random, d.M * d.K);
+    const std::vector<float> start = normal_floats(random, d.M * d.N),
+                             residual = normal_floats(random, d.M * d.N);
+    const Weight W = random_weight(random, dtype, d.N, d.K);
+    for (const cpu::Isa* isa : isas_to_test()) {
+      CAPTURE(isa->name);
+      const std::vector<float> plain = product(*isa, 1, d, A, W, d.M);
+      for (int threads : {2, 3, 4}) CHECK(same_bits(product(*isa, threads, d, A, W, d.M), plain));
+      for (int64_t rows : {1, 7, 70}) CHECK(same_bits(product(*isa, 2, d, A, W, rows), plain));
+      std::vector<float> added, both, only;
+      for (size_t i = 0; i < plain.size(); ++i) {
+        added.push_back(plain[i] + start[i]);
+        both.push_back(plain[i] + start[i] + residual[i]);
+        only.push_back(plain[i] + residual[i]);
+      }
+      CHECK(same_bits(product(*isa, 2, d, A, W, d.M, start.data()), added));
+      CHECK(same_bits(product(*isa, 2, d, A, W, d.M, start.data(), residual.data()), both));
+      CHECK(same_bits(product(*isa, 2, d, A, W, d.M, nullptr, residual.data()), only));
     }
   }
 }
