@@ -142,7 +142,7 @@ class Encoder {
 
  private:
   static constexpr size_t kUnitBytes = size_t{128} << 10;
-  static constexpr size_t kUnitsPerThread = 16;
+  static constexpr size_t kUnitsPerThread = 8;
   static constexpr size_t kMaxPieces = 16384;  // each may hold a mapping, of which a process has some 65000
 
   // bytes_read: of the corpus up to the document's end.
@@ -325,7 +325,7 @@ void TokenCache::check(const std::string& key) {
   table_ = reinterpret_cast<const DocumentStart*>(bytes.data() + table);
   bool ordered = table_[0].token == 0 && table_[0].byte == 0 && table_[documents_].token == tokens_;
   for (uint64_t d = 0; d < documents_; ++d) {
-    ordered &= table_[d].token < table_[d + 1].token && table_[d].byte < table_[d + 1].byte;
+    ordered &= table_[d].token <= table_[d + 1].token && table_[d].byte < table_[d + 1].byte;
   }
   if (!ordered || documents_ == 0) damaged("its table of documents is not in order");
   for (uint64_t i = 0; i < tokens_; ++i) {
@@ -336,17 +336,21 @@ void TokenCache::check(const std::string& key) {
 
 uint64_t TokenCache::piece_bytes(uint64_t d, uint64_t begin, uint64_t end, const Tokenizer& tokenizer) const {
   const Vocab& vocab = tokenizer.vocab();
-  const bool prefix = vocab.kind == TokenizerKind::llama && vocab.add_space_prefix;
-  const auto user_defined = [&](uint64_t i) {
-    return vocab.tokens[static_cast<size_t>((*this)[i])].type == TokenType::user_defined;
-  };
+  const bool llama = vocab.kind == TokenizerKind::llama;
+  const auto type = [&](uint64_t i) { return vocab.tokens[static_cast<size_t>((*this)[i])].type; };
   const uint64_t first = table_[d].token;
   const uint64_t text_end = table_[d + 1].token - (vocab.eos ? 1 : 0);
   uint64_t bytes = 0;
+  std::string run;  // what byte tokens spell
   for (uint64_t i = begin; i < std::min(end, text_end); ++i) {
-    bytes += tokenizer.piece((*this)[i]).size();
+    const std::string_view piece = tokenizer.piece((*this)[i]);
+    bytes += piece.size();
     // The encoder put a space before this token, which is in its piece but not in the source.
-    if (prefix && !user_defined(i) && (i == first || user_defined(i - 1))) --bytes;
+    const bool starts_text = i == first || type(i - 1) == TokenType::user_defined;
+    if (llama && vocab.add_space_prefix && starts_text && type(i) != TokenType::user_defined) --bytes;
+    // A space comes as the bytes of U+2581 where the encoder could not see that character after broken UTF-8.
+    run = type(i) == TokenType::byte ? run.append(piece) : "";
+    if (llama && run.ends_with("\xE2\x96\x81")) bytes -= 2;
   }
   return bytes;
 }

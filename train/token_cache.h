@@ -50,8 +50,8 @@ class TokenCache {
 
   // Bytes of source text that tokens [begin, end) stand for. Whole documents count as recorded. In a part of
   // a document a token counts the bytes of its piece, without the space that llama tokenizers put before a
-  // text; EOS counts 0. (The two differ only for U+2581 in the source, whose three bytes come back as one
-  // space, and for unknown tokens.)
+  // text; EOS counts 0. That is exact unless the source holds U+2581, whose three bytes a llama tokenizer
+  // turns into one space.
   uint64_t bytes(uint64_t begin, uint64_t end, const Tokenizer& tokenizer) const;
 
  private:
