@@ -40,7 +40,8 @@ TEST_CASE("the instruction sets of this machine") {
     else
       not_run += std::string("\n  ") + isa.name + ": " + isa.reason;
   }
-  MESSAGE("tested:" + run + (not_run.empty() ? "; there is no other" : "\nnot run here:" + not_run));
+  if (not_run.empty()) not_run = " nothing";
+  MESSAGE("tested:", run, "\nnot run here:", not_run);
   // The first one is every CPU's of its family, and a later one needs what the earlier ones need.
   bool earlier = true;
   for (const cpu::Isa& isa : cpu::cpu_isas()) {

@@ -15,7 +15,7 @@ inline constexpr int64_t gemm_tile_cols =
     256;  // of C, of one task; tile_cols * block_k floats stay in the second-level cache
 inline constexpr int64_t few_rows_cols = 32;  // columns of one task of a product of few rows
 inline constexpr int64_t gemm_serial_below =
-    1 << 17;  // products; smaller matrices are not worth waking threads for
+    1 << 19;  // products; smaller matrices are not worth waking threads for
 
 inline constexpr int64_t max_register_tile = 64;  // rows or columns of any instruction set's register tile
 inline constexpr int64_t packed_a_floats = (gemm_block_rows + gemm_block_rows / 4) * gemm_outer_k;
