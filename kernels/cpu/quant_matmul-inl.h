@@ -148,14 +148,14 @@ struct QuantProduct {
     for (int k = 0; k < elements; k += step) std::memcpy(p.codes + k * L + row * step, c.codes + k, step);
     if constexpr (F::super) {
       p.d[0][row] = c.d[0];
-      p.m[0][row] = c.m[0];
+      if constexpr (F::has_min) p.m[0][row] = c.m[0];
       for (int g = 0; g < F::size / F::group; ++g) p.scales[g][row] = c.scales[g];
       if constexpr (F::has_min)
         for (int g = 0; g < 8; ++g) p.mins[g][row] = c.mins[g];
     } else {
       for (int b = 0; b < elements / F::size; ++b) {
         p.d[b][row] = c.d[b];
-        p.m[b][row] = c.m[b];
+        if constexpr (F::has_min) p.m[b][row] = c.m[b];
       }
     }
   }
