@@ -65,7 +65,7 @@ std::string_view document_text(const Document& document, std::string& decoded) {
     if (!field->is_string()) complain("the field \"text\" is not a string");
     decoded = std::move(field->get_ref<std::string&>());
   } catch (const nlohmann::json::exception& error) {
-    complain(error.what());
+    complain(std::string_view(error.what()).substr(0, 300));  // it may quote the whole text
   }
   return decoded;
 }

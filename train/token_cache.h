@@ -28,12 +28,12 @@ struct DocumentStart {
 };
 
 // The file, little-endian throughout:
-//   header     "gladius-tokens\0\0", u32 version = 1, u32 bytes per id (2 when the vocabulary has at most
-//   65536 tokens, else
-//              4), u64 vocabulary size, key (32 hexadecimal digits)
-//   ids        of all documents in order, each closed by EOS when the vocabulary has one; zeros up to a
-//   multiple of 8 documents  (documents + 1) × { u64 first token, u64 first byte }; the last entry holds the
-//   totals footer     u64 tokens, u64 documents, XXH3-128 of everything before it (32 hexadecimal digits)
+//   header     "gladius-tokens" and two zero bytes, u32 version = 1, u32 bytes per id, u64 vocabulary size,
+//              key (32 hexadecimal digits)
+//   ids        of all documents in order, each document closed by EOS when the vocabulary has one; of 2 bytes
+//              when the vocabulary has at most 65536 tokens, else 4; zeros up to a multiple of 8
+//   documents  (documents + 1) × { u64 first token, u64 first byte }; the last entry holds the totals
+//   footer     u64 tokens, u64 documents, XXH3-128 of everything before it (32 hexadecimal digits)
 class TokenCache {
  public:
   // Throws Error naming the file and what is wrong with it: a different key, a damaged header, length, table
