@@ -76,7 +76,7 @@ Tensor Tensor::slice(int64_t begin, int64_t end) const {
       tensor.shape_ = {d[0], d[1], d[2], d[3]};
       break;
   }
-  tensor.offset_ = offset_ + static_cast<size_t>(begin) * (bytes() / static_cast<size_t>(shape_[0]));
+  if (begin > 0) tensor.offset_ += static_cast<size_t>(begin) * (bytes() / static_cast<size_t>(shape_[0]));
   tensor.grad_ = {};
   return tensor;
 }

@@ -2,6 +2,7 @@
 #include <numeric>
 
 #include "tests/engine_support.h"
+#include "tests/train_support.h"
 
 using namespace gladius;
 using namespace gladius::test;
@@ -38,20 +39,6 @@ std::vector<float> plus(const std::vector<float>& a, const std::vector<float>& b
   std::vector<float> c(a.size());
   for (size_t i = 0; i < a.size(); ++i) c[i] = a[i] + b[i];
   return c;
-}
-
-template <class F>
-std::string message_of(F f) {
-  try {
-    f();
-  } catch (const Error& error) {
-    return error.what();
-  }
-  return "";
-}
-
-bool contains(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
 }
 
 // Sequences of tokens and targets, some of them ignored.
@@ -114,10 +101,10 @@ TEST_CASE("an input with several users gets the sum of their gradients") {
   const auto two = gradient(*backend, *pool, x,
                             [&](Context& ctx, const Tensor& in) { return softmax(ctx, linear(ctx, in, v)); });
   const auto both = gradient(*backend, *pool, x, [&](Context& ctx, const Tensor& in) {
-    return add(ctx, linear(ctx, in, w), softmax(ctx, linear(ctx, in, v)));
+    return add(ctx, linear(ctx, in, w), linear(ctx, softmax(ctx, linear(ctx, in, v)), w));
   });
   const auto swapped = gradient(*backend, *pool, x, [&](Context& ctx, const Tensor& in) {
-    const Tensor right = softmax(ctx, linear(ctx, in, v));
+    const Tensor right = linear(ctx, softmax(ctx, linear(ctx, in, v)), w);
     return add(ctx, linear(ctx, in, w), right);
   });
   // The first contribution is rounded to float, the sum in double once more.
