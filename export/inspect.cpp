@@ -4,6 +4,7 @@
 
 #include "engine/error.h"
 #include "export/gguf.h"
+#include "export/json.h"
 #include "export/safetensors.h"
 
 namespace gladius {
@@ -135,9 +136,12 @@ void add_safetensors(const SafetensorsFile& file, FileDescription& description) 
 FileDescription describe_folder(const std::filesystem::path& folder) {
   FileDescription description;
   description.format = "Hugging Face folder";
-  const auto config = folder / "config.json";
-  const auto text = MappedFile::open(config)->bytes();
-  description.metadata.emplace_back("config.json", fmt::format("{} bytes", text.size()));
+  const auto config = MappedFile::open(folder / "config.json");
+  const std::string_view text(reinterpret_cast<const char*>(config->bytes().data()), config->bytes().size());
+  const nlohmann::json parsed = parse_json(text, config->path().string());
+  JsonObject(parsed, config->path().string());  // it must be an object
+  for (const auto& [key, value] : parsed.items())
+    description.metadata.emplace_back("config." + key, shortened(value.dump()));
   const SafetensorsFolder weights = SafetensorsFolder::open(folder);
   for (const SafetensorsFile& file : weights.files()) {
     add_safetensors(file, description);

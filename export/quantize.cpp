@@ -116,8 +116,8 @@ const float* importance_of(const SourceTensor& tensor, const QuantizeOptions& op
 // Converts one tensor by groups of rows, so that memory stays small.
 class Converter {
  public:
-  Converter(const std::string& path, Backend& backend, GgufWriter& writer)
-      : path_(path), backend_(backend), writer_(writer) {}
+  Converter(std::string path, Backend& backend, GgufWriter& writer)
+      : path_(std::move(path)), backend_(backend), writer_(writer) {}
 
   void convert(const SourceTensor& tensor, uint32_t to, const float* importance) {
     const auto from_type = dtype_from_id(tensor.record.type);
@@ -164,7 +164,7 @@ class Converter {
          dtype_info(dtype).name);
   }
 
-  const std::string& path_;
+  std::string path_;
   Backend& backend_;
   GgufWriter& writer_;
   std::vector<float> floats_;

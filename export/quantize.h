@@ -69,7 +69,7 @@ struct QuantizeOptions {
   FileType type = FileType::Q4_K_M;
   const ImportanceMatrix* importance = nullptr;  // null: all columns count alike
   bool requantize = false;  // allow tensors that are quantised already to be quantised again
-  std::function<void(const QuantizeStep&)> progress;  // called before each tensor; may be empty
+  std::function<void(const QuantizeStep&)> progress{};  // called before each tensor; may be empty
 };
 
 // Writes tensors converted to a file type, ordered as llama-quantize does (outside the layers first, then by
