@@ -152,8 +152,10 @@ std::string shape_name(MatmulDims d) {
 
 void register_products(Backend& backend, const std::string& isa) {
   const auto add = [&](const std::string& operation, Form form, MatmulDims d) {
-    benchmark::RegisterBenchmark((operation + "/" + isa + "/" + shape_name(d)).c_str(),
-                                 [&backend, form, d](State& state) { matmul(state, backend, form, d); });
+    benchmark::RegisterBenchmark((operation + "/" + isa + "/" + shape_name(d)).c_str(), [&backend, form,
+                                                                                         d](State& state) {
+      matmul(state, backend, form, d);
+    })->UseRealTime();
   };
   constexpr int64_t rows = 1024;  // tokens of a training batch
   add("matmul_nt", Form::nt, {rows, 768, 768});
@@ -167,15 +169,16 @@ void register_products(Backend& backend, const std::string& isa) {
       const MatmulDims d{M, 2048, 768};
       const std::string name =
           "matmul_weight/" + isa + "/" + std::string(dtype_info(dtype).name) + "/" + shape_name(d);
-      benchmark::RegisterBenchmark(
-          name.c_str(), [&backend, dtype, d](State& state) { matmul_weight(state, backend, dtype, d); });
+      benchmark::RegisterBenchmark(name.c_str(), [&backend, dtype, d](State& state) {
+        matmul_weight(state, backend, dtype, d);
+      })->UseRealTime();
     }
   }
 }
 
 void register_others(Backend& backend, const std::string& isa) {
   const auto add = [&](const std::string& operation, const std::string& shape, auto run) {
-    benchmark::RegisterBenchmark((operation + "/" + isa + "/" + shape).c_str(), run);
+    benchmark::RegisterBenchmark((operation + "/" + isa + "/" + shape).c_str(), run)->UseRealTime();
   };
   for (int64_t T : {256, 1024}) {
     const std::string shape = std::to_string(T) + "_tokens";
