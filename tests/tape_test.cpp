@@ -98,8 +98,9 @@ TEST_CASE("an input with several users gets the sum of their gradients") {
   const Tensor w = random_tensor(random, *pool, {6, 6}), v = random_tensor(random, *pool, {6, 6});
   const auto one =
       gradient(*backend, *pool, x, [&](Context& ctx, const Tensor& in) { return linear(ctx, in, w); });
-  const auto two = gradient(*backend, *pool, x,
-                            [&](Context& ctx, const Tensor& in) { return softmax(ctx, linear(ctx, in, v)); });
+  const auto two = gradient(*backend, *pool, x, [&](Context& ctx, const Tensor& in) {
+    return linear(ctx, softmax(ctx, linear(ctx, in, v)), w);
+  });
   const auto both = gradient(*backend, *pool, x, [&](Context& ctx, const Tensor& in) {
     return add(ctx, linear(ctx, in, w), linear(ctx, softmax(ctx, linear(ctx, in, v)), w));
   });
