@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <bitset>
 #include <unordered_map>
-#include <unordered_set>
 
 #include "engine/error.h"
 #include "model/tokenizer_bpe.h"
@@ -25,6 +25,14 @@ uint32_t character_key(std::string_view character) {
 // The next character of text: as many bytes as its first byte announces, or what is left.
 std::string_view character_at(std::string_view text, size_t at) {
   return text.substr(at, utf8_length(text[at]));
+}
+
+// The characters that words are cut between: ASCII and U+2581. All others are one kind, between which nothing
+// is cut.
+constexpr size_t kinds = 130;
+size_t kind_of(std::string_view character) {
+  const auto first = static_cast<unsigned char>(character[0]);
+  return first < 128 ? first : character == space_mark ? 128 : 129;
 }
 
 std::string escape_spaces(std::string_view text, bool space_prefix) {
@@ -57,7 +65,8 @@ class LlamaTokenizer final : public Tokenizer {
   std::array<Symbol, 256> short_characters_;         // of one byte
   std::unordered_map<uint32_t, Symbol> characters_;  // of several bytes
   std::vector<std::string_view> tokenless_;          // characters with symbols from vocab().size() on
-  std::unordered_set<uint32_t> before_space_;        // characters that precede U+2581 inside a token
+  // [left * kinds + right]: characters of these kinds are neighbours in some token's text.
+  std::bitset<kinds * kinds> joined_;
   BpeMerger merger_;
 };
 
@@ -90,18 +99,19 @@ LlamaTokenizer::LlamaTokenizer(Vocab vocabulary)
   }
   for (const Token& token : vocab().tokens) {
     const std::string_view text = token.text;
+    size_t previous = 0;
     for (size_t at = 0; at < text.size(); at += utf8_length(text[at])) {
       const std::string_view character = character_at(text, at);
       if (symbol_of(character) == no_symbol) {
         add_character(character, vocab().size() + static_cast<int32_t>(tokenless_.size()));
         tokenless_.push_back(character);
       }
-      const size_t next = at + character.size();
-      if (text.substr(std::min(next, text.size())).starts_with(space_mark)) {
-        before_space_.insert(character_key(character));
-      }
+      if (at > 0) joined_.set(previous * kinds + kind_of(character));
+      previous = kind_of(character);
     }
   }
+  for (size_t kind = 0; kind < kinds; ++kind)
+    joined_.set(129 * kinds + kind), joined_.set(kind * kinds + 129);
   add_merges();
 }
 
@@ -143,16 +153,17 @@ void LlamaTokenizer::append_bytes(std::string_view bytes, std::vector<int32_t>& 
   for (const char byte : bytes) ids.push_back(byte_tokens_[static_cast<unsigned char>(byte)]);
 }
 
-// A border before U+2581 that no token's text holds is never merged away, so both sides can be merged on
-// their own: these are the words. The result is exactly that of merging the whole text.
+// A merge across a border makes a token with the border's two characters side by side. Where no token has
+// them, both sides can be merged on their own: these are the words. The result is exactly that of merging the
+// whole text.
 size_t LlamaTokenizer::word_end(std::string_view text, size_t begin) const {
-  std::string_view previous = character_at(text, begin);
-  size_t at = begin + previous.size();
+  size_t previous = kind_of(character_at(text, begin));
+  size_t at = begin + utf8_length(text[begin]);
   while (at < text.size()) {
-    const std::string_view character = character_at(text, at);
-    if (character == space_mark && !before_space_.contains(character_key(previous))) break;
-    previous = character;
-    at += character.size();
+    const size_t kind = kind_of(character_at(text, at));
+    if (!joined_[previous * kinds + kind]) break;
+    previous = kind;
+    at += utf8_length(text[at]);
   }
   return std::min(at, text.size());
 }
