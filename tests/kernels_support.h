@@ -44,10 +44,21 @@ inline std::vector<std::string> runnable_isas() {
   return names;
 }
 
-// Calls f(backend) for each of them. One thread: kernels_threads_test shows that more of them give the same bits.
+// Those of them that bring floating-point kernels of their own rather than an earlier one's.
+inline std::vector<std::string> float_isas() {
+  const std::vector<cpu::Isa>& isas = cpu::cpu_isas();
+  std::vector<std::string> names;
+  for (size_t i = 0; i < isas.size(); ++i)
+    if (isas[i].runnable && (i == 0 || isas[i].table().f.gemm_tile != isas[i - 1].table().f.gemm_tile))
+      names.emplace_back(isas[i].name);
+  return names.empty() ? runnable_isas() : names;
+}
+
+// Calls f(backend) for each of float_isas(). One thread: kernels_threads_test shows that more give the same
+// bits.
 template <class F>
 void for_each_isa(F f, int threads = 1) {
-  for (const std::string& isa : runnable_isas()) {
+  for (const std::string& isa : float_isas()) {
     CAPTURE(isa);
     const std::unique_ptr<Backend> backend = make_cpu_backend(threads, isa);
     f(*backend);

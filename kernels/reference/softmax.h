@@ -1,6 +1,7 @@
 // Softmax over rows, shifted by the row's maximum so that nothing overflows.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 
@@ -10,7 +11,7 @@ namespace gladius::reference {
 template <class T>
 double log_sum_exp(int64_t N, const T* x) {
   double largest = -INFINITY, sum = 0;
-  for (int64_t n = 0; n < N; ++n) largest = std::fmax(largest, double(x[n]));
+  for (int64_t n = 0; n < N; ++n) largest = std::max(largest, double(x[n]));
   for (int64_t n = 0; n < N; ++n) sum += std::exp(double(x[n]) - largest);
   return largest + std::log(sum);
 }
