@@ -28,6 +28,7 @@ void add_commands(CLI::App& app) {
   add_inspect(app);
   add_plan(app);
   add_doctor(app);
+  add_evaluate(app);
   add_logits(app);
 }
 

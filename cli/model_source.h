@@ -5,20 +5,31 @@
 
 #include "export/loaded_model.h"
 
+namespace gladius {
+struct Checkpoint;
+}
+
 namespace gladius::cli {
 
 // A preset's name, or the path of a Hugging Face config.json (or of a folder that holds one).
 Config config_from(const std::string& name);
 
+struct SourceModel : LoadedModel {
+  Provenance provenance;  // how a checkpoint was made; empty for other files
+};
+
 enum class WeightUse {
   inference,  // in the types that the file holds, mapped where possible
   training,   // F32, in the pool's memory
 };
-// A GGUF file, a Hugging Face folder, a checkpoint, or a training folder (its newest checkpoint). Throws
-// Error when it is none.
-LoadedModel load_model(const std::string& path, Backend& backend, BufferPool& pool, WeightUse use);
+// A GGUF file, a Hugging Face folder, a checkpoint, or a training folder (its newest checkpoint, or the one
+// with the best validation loss). Throws Error when it is none.
+SourceModel load_model(const std::string& path, Backend& backend, BufferPool& pool, WeightUse use,
+                       bool best = false);
 
 // The tokenizer of any of these, or of a tokenizer.model file, without the weights.
 Vocab load_vocab(const std::string& path);
+// Writes a tokenizer as a GGUF file without tensors.
+void save_vocab(const std::string& path, const Vocab& vocab);
 
 }  // namespace gladius::cli

@@ -55,7 +55,7 @@ void Progress::update(uint64_t done, uint64_t total, const std::string& detail) 
   const std::string left = part > 0 ? human_seconds(passed * (1 - part) / part) + " left" : std::string();
   const std::string line =
       fmt::format("{} {:.0f} %, {}{}{}", what_, 100 * part, left, detail.empty() ? "" : ", ", detail);
-  fmt::print(stderr, terminal_ ? "\r\033[K{}" : "{}\n", line);
+  fmt::print(stderr, "{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ ? "" : "\n");
   std::fflush(stderr);
   shown_ = true;
 }

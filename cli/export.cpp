@@ -1,0 +1,83 @@
+#include <fmt/format.h>
+
+#include <filesystem>
+
+#include "cli/commands.h"
+#include "cli/exports.h"
+#include "cli/model_source.h"
+#include "cli/terminal.h"
+#include "export/hf.h"
+#include "export/model_gguf.h"
+
+namespace gladius::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  std::string source, out, name, dtype = "F32", importance;
+  std::vector<std::string> gguf;
+  bool hf = false, best = false;
+  ComputeOptions compute;
+};
+
+void run(const Options& o) {
+  if (o.gguf.empty() && !o.hf) fail("nothing to export: give --gguf TYPE or --hf");
+  const auto backend = make_backend(o.compute);
+  const auto pool = BufferPool::make();
+  const SourceModel source = load_model(o.source, *backend, *pool, WeightUse::inference, o.best);
+  const std::string name = o.name.empty() ? source.model.config.name : o.name;
+  std::optional<ImportanceMatrix> importance;
+  if (!o.importance.empty()) importance = read_importance(o.importance);
+  fs::create_directories(o.out);
+  for (const std::string& type : o.gguf) {
+    const fs::path path = export_gguf(source, fs::path(o.out), name, file_type_from_name(type), *backend,
+                                      importance ? &*importance : nullptr);
+    fmt::print("{}  {}\n", path.string(), human_bytes(fs::file_size(path)));
+  }
+  if (o.hf) {
+    const fs::path folder = fs::path(o.out) / (name + "-hf");
+    save_hf(folder, source.model, source.vocab, {*dtype_from_name(o.dtype), source.provenance}, *backend);
+    fmt::print("{}  {} weights\n", folder.string(), o.dtype);
+  }
+}
+
+}  // namespace
+
+fs::path export_gguf(const SourceModel& source, const fs::path& folder, const std::string& name,
+                     FileType type, Backend& backend, const ImportanceMatrix* importance) {
+  const fs::path path = folder / fmt::format("{}-{}.gguf", name, file_type_name(type));
+  QuantizeOptions options;
+  options.type = type;
+  options.importance = importance;
+  Progress progress(fmt::format("writing {}", path.filename().string()));
+  options.progress = [&](const QuantizeStep& step) {
+    progress.update(step.index, step.count, std::string(step.name));
+  };
+  save_gguf(path, source.model, source.vocab, source.provenance, options, backend);
+  return path;
+}
+
+void add_export(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* command =
+      app.add_subcommand("export", "Writes a model as GGUF files and as a Hugging Face folder");
+  command->add_option("source", o->source, "Checkpoint, training folder, GGUF file or Hugging Face folder")
+      ->required();
+  command->add_option("--gguf", o->gguf, "GGUF types, for example F32,Q4_K_M")->delimiter(',');
+  command->add_flag("--hf", o->hf, "Write a Hugging Face folder");
+  command->add_option("--out", o->out, "Folder to write into")->required();
+  command->add_option("--name", o->name, "Start of the names; the model's own by default");
+  command->add_option("--dtype", o->dtype, "Weights of the Hugging Face folder: F32, BF16 or F16")
+      ->check(CLI::IsMember({"F32", "BF16", "F16"}))
+      ->capture_default_str();
+  command->add_option("--imatrix", o->importance,
+                      "Importance matrix (GGUF or .dat) that weighs the quantisers' errors");
+  command->add_flag("--best", o->best,
+                    "Of a training folder: the checkpoint with the best validation loss, not the newest");
+  add_compute_options(*command, o->compute);
+  command->footer("Example:\n  gladius export run --gguf F32,Q4_K_M --hf --out exported");
+  command->callback([o] { run(*o); });
+}
+
+}  // namespace gladius::cli

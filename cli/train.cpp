@@ -1,0 +1,270 @@
+#include <fmt/format.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "cli/commands.h"
+#include "cli/exports.h"
+#include "cli/model_source.h"
+#include "cli/terminal.h"
+#include "cli/train_progress.h"
+#include "train/plan.h"
+#include "train/tokenizer_train.h"
+#include "train/trainer.h"
+
+namespace gladius::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct Options {
+  std::vector<fs::path> inputs, validation_inputs;
+  std::string out, model = "gladius-tiny", tokenizer, init_from, cache;
+  double epochs = 1, lr = 1e-3, min_lr = -1, validation = 0.05;
+  int64_t steps = 0, warmup = -1, context = 0;
+  bool resume = false, allow_changes = false;
+  std::vector<std::string> export_gguf;
+  TrainSettings settings;
+  ComputeOptions compute;
+};
+
+// The tokenizer that --tokenizer or --init-from names, or a new one in the run's folder.
+Vocab choose_vocab(const Options& o, const Config& config) {
+  if (!o.tokenizer.empty()) return load_vocab(o.tokenizer);
+  if (!o.init_from.empty()) return load_vocab(o.init_from);
+  const fs::path path = fs::path(o.out) / "tokenizer.gguf";
+  if (!fs::exists(path)) {
+    fmt::print(stderr, "training a tokenizer of {} pieces\n", grouped(config.vocab));
+    TokenizerTrainOptions options;
+    options.vocab_size = static_cast<int32_t>(config.vocab);
+    const Corpus corpus = Corpus::open(o.inputs);
+    save_vocab(path.string(), train_tokenizer(texts_of(corpus), options));
+  }
+  return load_vocab(path.string());
+}
+
+std::shared_ptr<const TokenCache> prepare(const Options& o, const std::vector<fs::path>& inputs,
+                                          const Tokenizer& tokenizer, int threads) {
+  Progress progress("encoding");
+  CacheOptions options;
+  options.folder = o.cache.empty() ? fs::path(o.out) / "cache" : fs::path(o.cache);
+  options.threads = threads;
+  options.cancel = &interrupted();
+  options.progress = [&](CacheOptions::Stage, uint64_t done, uint64_t total) {
+    progress.update(done, total);
+  };
+  const PreparedTokens prepared = prepare_tokens(Corpus::open(inputs), tokenizer, options);
+  progress.done();
+  if (!prepared.damage.empty()) fmt::print(stderr, "the token cache was made anew: {}\n", prepared.damage);
+  return prepared.cache;
+}
+
+struct Data {
+  TokenSplits splits;
+  std::string id;  // TrainState::data
+};
+
+Data prepare_data(const Options& o, const Tokenizer& tokenizer, int threads) {
+  const auto cache = prepare(o, o.inputs, tokenizer, threads);
+  Data data{split_tokens(cache, o.validation_inputs.empty() ? o.validation : 0), cache->key()};
+  if (!o.validation_inputs.empty()) {
+    const auto held_out = prepare(o, o.validation_inputs, tokenizer, threads);
+    data.splits.validation = {held_out, 0, held_out->tokens()};
+    data.splits.description = "held out: the validation files";
+    data.id += "+" + held_out->key();
+  } else {
+    data.id += fmt::format("+{}", data.splits.validation.size());
+  }
+  return data;
+}
+
+TrainSettings settle(const Options& o, const Config& config, const TokenSplits& splits) {
+  TrainSettings s = o.settings;
+  s.folder = o.out;
+  s.context = o.context > 0 ? o.context : std::min<int64_t>(config.context, 256);
+  if (s.context > config.context) fail("--context {} is more than the model's {}", s.context, config.context);
+  const double windows =
+      std::ceil(static_cast<double>(splits.training.size()) / static_cast<double>(s.context));
+  const double steps = std::ceil(o.epochs * windows / static_cast<double>(s.batch * s.accum));
+  s.schedule.total_steps = o.steps > 0 ? o.steps : std::max<int64_t>(1, static_cast<int64_t>(steps));
+  s.schedule.warmup_steps = o.warmup >= 0 ? o.warmup : std::min<int64_t>(s.schedule.total_steps / 20, 2000);
+  s.schedule.peak = o.lr;
+  s.schedule.floor = o.min_lr >= 0 ? o.min_lr : o.lr / 10;
+  return s;
+}
+
+Model start_model(const Options& o, const Config& config, Backend& backend, BufferPool& pool) {
+  if (o.init_from.empty()) return new_model(config, o.settings.seed, pool, backend.threads());
+  Model model = load_model(o.init_from, backend, pool, WeightUse::training).model;
+  set_trainable(model, pool);
+  return model;
+}
+
+// Loads the newest checkpoint when --resume asks for it. Says what changed since, and refuses unless that is
+// allowed.
+void resume(const Options& o, Trainer& trainer, const Vocab& vocab) {
+  std::vector<std::string> damaged;
+  const auto found = find_newest_checkpoint(o.out, damaged);
+  for (const std::string& line : damaged) fmt::print(stderr, "{}\n", line);
+  if (!o.resume) {
+    if (found) fail("{} holds a run already: continue it with --resume, or give another --out", o.out);
+    return;
+  }
+  if (!found) {
+    fmt::print(stderr, "{} holds no checkpoint yet: starting at the first step\n", o.out);
+    return;
+  }
+  const std::vector<std::string> changes =
+      differences(found->checkpoint, trainer.model().config, vocab, trainer.state());
+  for (const std::string& change : changes) fmt::print(stderr, "changed since the checkpoint: {}\n", change);
+  if (!changes.empty() && !o.allow_changes) {
+    fail("this is not the run of {}; pass --allow-changes to go on all the same", found->path.string());
+  }
+  trainer.resume(found->checkpoint);
+  fmt::print(stderr, "resuming after step {}\n", grouped(trainer.state().step));
+}
+
+void export_run(const Options& o, Backend& backend) {
+  const auto pool = BufferPool::make();
+  const SourceModel source = load_model(o.out, backend, *pool, WeightUse::inference, true);
+  for (const std::string& type : o.export_gguf) {
+    const fs::path path =
+        export_gguf(source, o.out, source.model.config.name, file_type_from_name(type), backend);
+    fmt::print("{}  {}\n", path.string(), human_bytes(fs::file_size(path)));
+  }
+}
+
+void run(const Options& o) {
+  for (const std::string& type : o.export_gguf)
+    file_type_from_name(type);  // a wrong name fails now, not after hours
+  const auto backend = make_backend(o.compute);
+  catch_interrupts();
+  fs::create_directories(o.out);
+
+  Config config = o.init_from.empty() ? config_from(o.model) : Config{};
+  const Vocab vocab = choose_vocab(o, config);
+  const auto pool = BufferPool::make();
+  Model model;
+  if (!o.init_from.empty()) {
+    model = start_model(o, config, *backend, *pool);
+    config = model.config;
+  } else {
+    config.vocab = vocab.size();
+    validate(config, o.model);
+  }
+  const std::shared_ptr<const Tokenizer> tokenizer = make_tokenizer(vocab, o.tokenizer);
+  const Data data = prepare_data(o, *tokenizer, backend->threads());
+  const TrainSettings settings = settle(o, config, data.splits);
+  if (o.init_from.empty()) model = start_model(o, config, *backend, *pool);
+
+  fmt::print(stderr, "{}: {} parameters, {} on {} thread{}\n", config.name, grouped(config.parameters()),
+             backend->name(), backend->threads(), backend->threads() == 1 ? "" : "s");
+  fmt::print(stderr, "{} tokens to train on; {}\n",
+             grouped(static_cast<int64_t>(data.splits.training.size())), data.splits.description);
+  Trainer trainer(settings, std::move(model), tokenizer, data.splits, data.id, *backend, pool);
+  resume(o, trainer, vocab);
+
+  TrainProgress progress(settings.schedule.total_steps, trainer.state().step);
+  const Trainer::Outcome outcome = trainer.run(progress.events(), interrupted());
+  progress.finish(trainer.state());
+  if (outcome == Trainer::Outcome::interrupted) {
+    fmt::print(stderr, "stopped after step {}, saved; go on with the same command and --resume\n",
+               grouped(trainer.state().step));
+    throw Exit{kInterruptedExit};
+  }
+  export_run(o, *backend);
+}
+
+void add_data_options(CLI::App& command, Options& o) {
+  command
+      .add_option("input", o.inputs,
+                  ".txt files (a document each), .jsonl files (field \"text\"), folders of both")
+      ->required();
+  command.add_option("--out", o.out, "Folder of the run: checkpoints, metrics.jsonl, token cache")
+      ->required();
+  command.add_option("--tokenizer", o.tokenizer,
+                     "Tokenizer or model to take it from; by default a new one is trained");
+  command.add_option("--validation", o.validation, "Part of the tokens that is held out")
+      ->check(CLI::Range(0.0, 0.99))
+      ->capture_default_str();
+  command.add_option("--validation-data", o.validation_inputs,
+                     "Texts to validate on, in place of a part of the input");
+  command.add_option("--cache", o.cache, "Folder of the token caches; by default in --out");
+}
+
+void add_model_options(CLI::App& command, Options& o) {
+  command.add_option("--model", o.model, "Preset (gladius-125m, gladius-tiny) or a config.json")
+      ->capture_default_str();
+  command.add_option("--init-from", o.init_from,
+                     "Start from the weights of this model (GGUF, Hugging Face, checkpoint)");
+  command.add_option("--seed", o.settings.seed, "Of weights and data order")->capture_default_str();
+}
+
+void add_schedule_options(CLI::App& command, Options& o) {
+  TrainSettings& s = o.settings;
+  command.add_option("--epochs", o.epochs, "Passes over the data")
+      ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  command.add_option("--steps", o.steps, "Steps, in place of --epochs")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
+  command.add_option("--batch", s.batch, "Sequences in a micro-batch")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command.add_option("--context", o.context,
+                     "Tokens in a sequence; by default 256, or the model's when that is less");
+  command.add_option("--accum", s.accum, "Micro-batches in a step")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command.add_option("--lr", o.lr, "Highest learning rate")->capture_default_str();
+  command.add_option("--min-lr", o.min_lr, "Learning rate at the end; by default a tenth of --lr");
+  command.add_option("--warmup", o.warmup,
+                     "Steps of linear warm-up; by default a twentieth of all, at most 2000");
+  command.add_option("--weight-decay", s.adamw.weight_decay, "Of matrices; norms do not decay")
+      ->capture_default_str();
+  command.add_option("--beta1", s.adamw.beta1, "AdamW's decay of the first moment")->capture_default_str();
+  command.add_option("--beta2", s.adamw.beta2, "AdamW's decay of the second moment")->capture_default_str();
+  command.add_option("--eps", s.adamw.eps, "AdamW's epsilon")->capture_default_str();
+  command.add_option("--clip", s.adamw.clip, "Norm that gradients are scaled down to; 0: never")
+      ->capture_default_str();
+}
+
+void add_run_options(CLI::App& command, Options& o) {
+  TrainSettings& s = o.settings;
+  command.add_flag("--resume", o.resume,
+                   "Go on from the newest checkpoint in --out, exactly as if it had never stopped");
+  command.add_flag("--allow-changes", o.allow_changes,
+                   "With --resume: go on although data or options changed");
+  command.add_option("--save-every", s.save_every, "Steps between checkpoints, each with a validation")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->capture_default_str();
+  command.add_option("--keep", s.keep, "Newest checkpoints to keep, besides the best")
+      ->check(CLI::Range(1, 1 << 20))
+      ->capture_default_str();
+  command
+      .add_option("--validation-windows", s.validation_windows, "At most so many held-out windows; 0: all")
+      ->capture_default_str();
+  command.add_flag("--skip-not-finite", s.skip_not_finite,
+                   "Leave out a step whose loss or gradient is not finite");
+  command
+      .add_option("--export-gguf", o.export_gguf, "At the end, write the best checkpoint as these GGUF types")
+      ->delimiter(',');
+}
+
+}  // namespace
+
+void add_train(CLI::App& app) {
+  auto o = std::make_shared<Options>();
+  CLI::App* command = app.add_subcommand("train", "Trains a model on text");
+  add_data_options(*command, *o);
+  add_model_options(*command, *o);
+  add_schedule_options(*command, *o);
+  add_run_options(*command, *o);
+  add_compute_options(*command, o->compute);
+  command->footer(
+      "Example:\n  gladius train corpus.txt --out run --model gladius-tiny --epochs 4 --batch 16 "
+      "--export-gguf Q4_K_M\n"
+      "Ctrl-C saves and stops; the same command with --resume goes on.");
+  command->callback([o] { run(*o); });
+}
+
+}  // namespace gladius::cli

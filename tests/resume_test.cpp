@@ -1,0 +1,138 @@
+// A run that is killed again and again and resumed ends in the same bytes as one that never stopped; so does a run on
+// another number of threads.
+#include <doctest/doctest.h>
+
+#include <nlohmann/json.hpp>
+#include <random>
+
+#include "tests/process.h"
+
+namespace gladius::test {
+namespace {
+
+constexpr int kSteps = 20;
+
+// A text of words in a fixed pseudo-random order, enough for 20 steps and a validation split.
+std::string sample_text() {
+  const char* words[] = {"the", "king", "speaks", "and", "no", "man", "answers", "him", "today", "night", "falls", "on", "Rome"};
+  std::mt19937 random(7);
+  std::string text;
+  for (int i = 0; i < 4000; ++i) text += std::string(words[random() % 13]) + (i % 11 == 10 ? ".\n" : " ");
+  return text;
+}
+
+const char* const kConfig = R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 320,
+  "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+  "num_key_value_heads": 2, "head_dim": 8, "hidden_act": "silu", "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
+  "rope_theta": 10000.0, "tie_word_embeddings": false})";
+
+class Runs {
+ public:
+  Runs() {
+    write_file(folder_.path() / "text.txt", sample_text());
+    write_file(folder_.path() / "config.json", kConfig);
+    const Outcome made = run({"tokenizer", "train", path("text.txt"), "--vocab", "320", "--out", path("tokenizer.gguf")});
+    REQUIRE_MESSAGE(made.code == 0, made.err);
+  }
+
+  std::string path(const std::string& name) const { return (folder_.path() / name).string(); }
+
+  std::vector<std::string> arguments(const std::string& out, int threads, const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> a = {"train", path("text.txt"), "--model", path("config.json"), "--tokenizer",
+                                  path("tokenizer.gguf"), "--out", path(out), "--steps", std::to_string(kSteps),
+                                  "--batch", "2", "--context", "32", "--accum", "2", "--save-every", "1",
+                                  "--threads", std::to_string(threads), "--validation-windows", "4"};
+    a.insert(a.end(), more.begin(), more.end());
+    return a;
+  }
+
+  std::string checkpoint(const std::string& out) const {
+    return read_file(folder_.path() / out / "step-00000020.safetensors");
+  }
+
+  // Step and loss of every training line of metrics.jsonl.
+  std::vector<std::pair<int, double>> losses(const std::string& out) const {
+    std::vector<std::pair<int, double>> result;
+    std::ifstream in(folder_.path() / out / "metrics.jsonl");
+    for (std::string line; std::getline(in, line);) {
+      const auto json = nlohmann::json::parse(line);
+      if (json.contains("loss")) result.emplace_back(json["step"].get<int>(), json["loss"].get<double>());
+    }
+    return result;
+  }
+
+ private:
+  TemporaryFolder folder_;
+};
+
+TEST_CASE("killed and resumed runs, and other numbers of threads, give the same bytes") {
+  const Runs runs;
+  const Outcome straight = run(runs.arguments("straight", 1));
+  REQUIRE_MESSAGE(straight.code == 0, straight.err);
+  const std::string expected = runs.checkpoint("straight");
+  const auto expected_losses = runs.losses("straight");
+  REQUIRE(expected.size() > 100000);
+  REQUIRE(expected_losses.size() == kSteps);
+  REQUIRE(expected_losses.front().second > expected_losses.back().second);  // it learns
+
+  SUBCASE("threads") {
+    for (const int threads : {2, 4}) {
+      const std::string out = "threads" + std::to_string(threads);
+      const Outcome outcome = run(runs.arguments(out, threads));
+      REQUIRE_MESSAGE(outcome.code == 0, outcome.err);
+      CHECK(runs.checkpoint(out) == expected);
+      CHECK(runs.losses(out) == expected_losses);
+    }
+  }
+
+  SUBCASE("at least 20 kills") {
+    std::mt19937 random(11);
+    int kills = 0, finished = 0;
+    for (int attempt = 0; kills < 20; ++attempt) {
+      REQUIRE(attempt < 400);
+      const std::string out = "killed" + std::to_string(finished);
+      const auto moment = std::chrono::milliseconds(10 + static_cast<int>(random() % 150));
+      const Outcome outcome = run(runs.arguments(out, 2, {"--resume"}), moment);
+      if (outcome.signal == SIGKILL) {
+        ++kills;
+        continue;
+      }
+      REQUIRE_MESSAGE(outcome.code == 0, outcome.err);
+      CHECK(runs.checkpoint(out) == expected);
+      CHECK(runs.losses(out) == expected_losses);
+      ++finished;
+    }
+    const std::string out = "killed" + std::to_string(finished);  // the last run's end
+    const Outcome outcome = run(runs.arguments(out, 2, {"--resume"}));
+    REQUIRE_MESSAGE(outcome.code == 0, outcome.err);
+    CHECK(runs.checkpoint(out) == expected);
+    CHECK(runs.losses(out) == expected_losses);
+  }
+
+  SUBCASE("Ctrl-C saves") {
+    for (const int signal : {SIGINT, SIGTERM}) {
+      const std::string out = "interrupted" + std::to_string(signal);
+      Outcome outcome = run(runs.arguments(out, 1), std::chrono::milliseconds(150), signal);
+      if (outcome.code != 0) {
+        CHECK(outcome.code == 130);
+        CHECK(outcome.err.find("--resume") != std::string::npos);
+        outcome = run(runs.arguments(out, 1, {"--resume"}));
+      }
+      REQUIRE_MESSAGE(outcome.code == 0, outcome.err);
+      CHECK(runs.checkpoint(out) == expected);
+    }
+  }
+
+  SUBCASE("changed options are named and need a flag") {
+    Outcome outcome = run(runs.arguments("straight", 1, {"--resume", "--lr", "0.5"}));
+    CHECK(outcome.code == 1);
+    CHECK(outcome.err.find("0.5") != std::string::npos);
+    CHECK(outcome.err.find("--allow-changes") != std::string::npos);
+    outcome = run(runs.arguments("straight", 1));
+    CHECK(outcome.code == 1);
+    CHECK(outcome.err.find("--resume") != std::string::npos);
+  }
+}
+
+}  // namespace
+}  // namespace gladius::test
