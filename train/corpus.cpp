@@ -19,7 +19,8 @@ std::vector<fs::path> files_under(const fs::path& folder) {
   std::error_code error;
   fs::recursive_directory_iterator entry(folder, error);
   for (; !error && entry != fs::recursive_directory_iterator(); entry.increment(error)) {
-    if ((is_text(entry->path()) || is_jsonl(entry->path())) && entry->is_regular_file()) {
+    std::error_code broken;  // a link to nothing is no file
+    if ((is_text(entry->path()) || is_jsonl(entry->path())) && entry->is_regular_file(broken)) {
       found.push_back(entry->path());
     }
   }

@@ -16,8 +16,8 @@ struct StepMetrics {
   std::optional<double> gradient_norm;  // before clipping
   std::optional<double> tokens_per_second;
   std::optional<double> validation_loss;  // nats per token
-  std::optional<double>
-      validation_loss_per_byte;  // nats per byte of source text: comparable between tokenizers
+  // Nats per byte of source text: comparable between tokenizers.
+  std::optional<double> validation_loss_per_byte;
 };
 
 class MetricsLog {
