@@ -79,13 +79,13 @@ struct Gemm {
         for (int64_t p = 0; p < k; ++p) pack_line(count, width, x + p * k_stride, y + p * width);
         continue;
       }
-      for (int64_t i = 0; i < width; ++i) {
-        if (i < count) {
-          for (int64_t p = 0; p < k; ++p) y[p * width + i] = x[i * i_stride + p * k_stride];
-        } else {
-          for (int64_t p = 0; p < k; ++p) y[p * width + i] = 0.0f;
-        }
+      if (k_stride == 1) {
+        pack_transposed(count, k, x, i_stride, width, y);
+        continue;
       }
+      for (int64_t p = 0; p < k; ++p)
+        for (int64_t i = 0; i < width; ++i)
+          y[p * width + i] = i < count ? x[i * i_stride + p * k_stride] : 0.0f;
     }
   }
 
@@ -119,6 +119,43 @@ struct Gemm {
     for (; i + w <= count; i += w) store<Isa>(y + i, load<Isa>(x + i));
     for (; i < count; ++i) y[i] = x[i];
     for (; i < width; ++i) y[i] = 0.0f;
+  }
+
+  // One panel from rows that are contiguous along k: squares of vectors are transposed in registers.
+  static void pack_transposed(int64_t count, int64_t k, const float* x, int64_t i_stride, int64_t width,
+                              float* y) {
+    int64_t p = 0;
+    for (; p + w <= k; p += w) {
+      for (int64_t i0 = 0; i0 < width; i0 += w) {
+        RawVector<w> square[w];
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < w; ++i) {
+          square[i] = RawVector<w>{};
+          if (i0 + i < count) __builtin_memcpy(&square[i], x + (i0 + i) * i_stride + p, sizeof(square[i]));
+        }
+        transpose<w>(square);
+        store_square(square, width - i0, y + p * width + i0, width, y + k * width);
+      }
+    }
+    for (; p < k; ++p)
+      for (int64_t i = 0; i < width; ++i) y[p * width + i] = i < count ? x[i * i_stride + p] : 0.0f;
+  }
+
+  // Stores min(n, w) lanes of each row. Where a panel is narrower than a vector, whole vectors may be stored,
+  // because the next row overwrites what is too much, but not past the panel's end.
+  static GLADIUS_INLINE void store_square(const RawVector<w>* square, int64_t n, float* y, int64_t width,
+                                          const float* end) {
+    const bool whole = n >= w || width < w;
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < w; ++i, y += width) {
+      if (whole && y + w <= end) {
+        __builtin_memcpy(y, &square[i], sizeof(square[i]));
+      } else {
+        float lanes_of[w];
+        __builtin_memcpy(lanes_of, &square[i], sizeof(lanes_of));
+        for (int64_t j = 0; j < n && j < w; ++j) y[j] = lanes_of[j];
+      }
+    }
   }
 
   static void store_partial(const GemmTile& t, int64_t rows, int64_t n, const float* whole, float* c,

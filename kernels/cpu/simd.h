@@ -13,7 +13,7 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
+#include <utility>
 #include <xsimd/xsimd.hpp>
 
 #define GLADIUS_INLINE inline __attribute__((always_inline))
@@ -52,6 +52,28 @@ GLADIUS_INLINE void store_first(float* y, Vec<Isa> v, int64_t n) {
   alignas(64) float buffer[lanes<Isa>];
   v.store_aligned(buffer);
   for (int64_t i = 0; i < n; ++i) y[i] = buffer[i];
+}
+
+// A vector as the compiler's own type, for the shuffles that xsimd 8.1 does not have on every architecture.
+template <int64_t W>
+using RawVector __attribute__((vector_size(W * sizeof(float)))) = float;
+
+// One exchange of a transposition: of rows a and b = a + Step, lane j of the first is a[j] where bit Step of
+// j is 0, else b[j - Step]; of the second a[j + Step], else b[j].
+template <int64_t W, int64_t Step, int64_t... J>
+GLADIUS_INLINE void exchange(RawVector<W>& a, RawVector<W>& b, std::integer_sequence<int64_t, J...>) {
+  const RawVector<W> first = __builtin_shufflevector(a, b, ((J & Step) == 0 ? J : W + J - Step)...);
+  b = __builtin_shufflevector(a, b, ((J & Step) == 0 ? J + Step : W + J)...);
+  a = first;
+}
+
+// rows[i][j] = rows[j][i] of W rows of W lanes, by log2 W rounds of exchanges.
+template <int64_t W, int64_t Step = W / 2>
+GLADIUS_INLINE void transpose(RawVector<W>* rows) {
+#pragma GCC unroll 16
+  for (int64_t i = 0; i < W; ++i)
+    if ((i & Step) == 0) exchange<W, Step>(rows[i], rows[i + Step], std::make_integer_sequence<int64_t, W>());
+  if constexpr (Step > 1) transpose<W, Step / 2>(rows);
 }
 
 // Sum of the lanes, added as a binary tree.
