@@ -154,7 +154,7 @@ TEST_CASE("quantised products have the reference's bits on every instruction set
           const MatmulDims some{M, d.N, d.K};
           const std::vector<float> expected = expected_product(some, A.data(), W);
           for (const cpu::Isa* isa : isas_to_test()) {
-            CAPTURE(isa->name);
+            CAPTURE(std::string(isa->name));
             CAPTURE(d.K);
             CAPTURE(M);
             const std::vector<float> a(A.begin(), A.begin() + M * d.K);
@@ -177,7 +177,7 @@ TEST_CASE("every number of rows gives the same bits") {
     Weight W = random_weight(random, dtype, all.N, all.K);
     const std::vector<float> expected = expected_product(all, A.data(), W);
     const auto check = [&](const cpu::Isa& isa, int64_t M, int64_t N) {
-      CAPTURE(isa.name);
+      CAPTURE(std::string(isa.name));
       CAPTURE(M);
       CAPTURE(N);
       const std::vector<float> a(A.begin(), A.begin() + M * all.K);
@@ -229,7 +229,7 @@ TEST_CASE("sums of codes are exact integers") {
       }
     CHECK(same_bits(expected_product(d, A.data(), W), expected));
     for (const cpu::Isa* isa : isas_to_test()) {
-      CAPTURE(isa->name);
+      CAPTURE(std::string(isa->name));
       CHECK(same_bits(product(*isa, 1, d, A, W, d.M), expected));
       const std::vector<float> first(A.begin(), A.begin() + d.K);
       CHECK(same_bits(product(*isa, 1, {1, d.N, d.K}, first, W, 1),
@@ -289,7 +289,7 @@ TEST_CASE("F16 and BF16 products are within the error of float sums") {
         reference::quantize_rows(dtype, 1, M * K, A.data(), nullptr, rounded.data());
         reference::dequantize_rows(dtype, 1, M * K, rounded.data(), a.data());
         for (const cpu::Isa* isa : isas_to_test()) {
-          CAPTURE(isa->name);
+          CAPTURE(std::string(isa->name));
           CAPTURE(K);
           CAPTURE(M);
           const std::vector<float> C = product(*isa, 1, d, A, W, M);
@@ -323,7 +323,7 @@ TEST_CASE("threads and scratch do not change a bit, and the epilogue adds in ord
                              residual = normal_floats(random, d.M * d.N);
     const Weight W = random_weight(random, dtype, d.N, d.K);
     for (const cpu::Isa* isa : isas_to_test()) {
-      CAPTURE(isa->name);
+      CAPTURE(std::string(isa->name));
       const std::vector<float> plain = product(*isa, 1, d, A, W, d.M);
       for (int threads : {2, 3, 4}) CHECK(same_bits(product(*isa, threads, d, A, W, d.M), plain));
       for (int64_t rows : {1, 7, 70}) CHECK(same_bits(product(*isa, 1, d, A, W, rows), plain));

@@ -13,6 +13,8 @@ struct HalfProduct {
   using V = Vec<Isa>;
   static constexpr int64_t L = lanes<Isa>;
   static constexpr int R = 4;  // weight rows at once, widened a chunk at a time
+  static constexpr int A =
+      Isa::gemm_rows * Isa::gemm_vectors >= 16 ? 4 : 2;  // activations at once: R * A sums in registers
 
   // Adds to sums[m][r] the products of `elements` elements (a multiple of L) of R weight rows and M
   // activations.
@@ -53,8 +55,8 @@ struct HalfProduct {
           for (int64_t i = elements; i < padded; ++i) w[r][i] = 0;
         }
         int64_t m = 0;
-        for (; m + 2 <= t.a_rows; m += 2) add_chunk<2>(w, y + m, k, padded, sums + m);
-        if (m < t.a_rows) add_chunk<1>(w, y + m, k, padded, sums + m);
+        for (; m + A <= t.a_rows; m += A) add_chunk<A>(w, y + m, k, padded, sums + m);
+        for (; m < t.a_rows; ++m) add_chunk<1>(w, y + m, k, padded, sums + m);
       }
       for (int64_t m = 0; m < t.a_rows; ++m) {
         float totals[R];

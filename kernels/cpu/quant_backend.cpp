@@ -32,7 +32,7 @@ int64_t activation_row_bytes(DType weight, int64_t K) {
     default:
       break;
   }
-  return (bytes + 63) / 64 * 64;
+  return ((bytes + 63) / 64 | 1) * 64;
 }
 
 size_t quantized_scratch_bytes(DType weight, int64_t M, int64_t K) {

@@ -6,7 +6,7 @@
 //   dot<is_signed>(s, w, y)      adds the products of bytes: four neighbours make a lane. w holds weight
 //   codes, 0 .. 127 or, if
 //                                is_signed, -128 .. 127; y holds activation codes, -127 .. 127. Exact
-//   multiply(x, y)               of L integers
+//   multiply(x, y), sum(x)       of L integers
 //   from_f16(p), from_bf16(p)    L halves as floats, exact
 //   panel_step                   consecutive elements of one row in a panel (quant_panel-inl.h)
 #pragma once

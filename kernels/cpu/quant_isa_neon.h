@@ -23,6 +23,7 @@ struct QuantNeon {
     return vreinterpretq_s8_s32(vdupq_n_s32(four_bytes));
   }
   static GLADIUS_INLINE Ints multiply(Ints x, Ints y) { return vmulq_s32(x, y); }
+  static GLADIUS_INLINE int32_t sum(Ints x) { return vaddvq_s32(x); }
   static GLADIUS_INLINE Floats from_f16(const uint16_t* p) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
   }

@@ -49,6 +49,11 @@ struct QuantIsa<struct Sse2> {
                               _mm_shuffle_epi32(odd, _MM_SHUFFLE(2, 0, 2, 0)));
   }
 
+  static GLADIUS_INLINE int32_t sum(Ints x) {
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, _MM_SHUFFLE(1, 0, 3, 2)));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, _MM_SHUFFLE(2, 3, 0, 1))));
+  }
+
   // Exponent and mantissa move to their places in a float; the product corrects the exponent's bias, also for
   // subnormals.
   static GLADIUS_INLINE Floats from_f16(const uint16_t* p) {
@@ -95,6 +100,11 @@ struct QuantIsa<struct Avx2> {
 
   static GLADIUS_INLINE Ints total(Sums s) { return s; }
   static GLADIUS_INLINE Ints multiply(Ints x, Ints y) { return _mm256_mullo_epi32(x, y); }
+  static GLADIUS_INLINE int32_t sum(Ints v) {
+    __m128i x = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+    x = _mm_add_epi32(x, _mm_shuffle_epi32(x, _MM_SHUFFLE(1, 0, 3, 2)));
+    return _mm_cvtsi128_si32(_mm_add_epi32(x, _mm_shuffle_epi32(x, _MM_SHUFFLE(2, 3, 0, 1))));
+  }
 
   static GLADIUS_INLINE Floats from_f16(const uint16_t* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -131,6 +141,7 @@ struct QuantAvx512 {
 
   static GLADIUS_INLINE Ints total(Sums s) { return s; }
   static GLADIUS_INLINE Ints multiply(Ints x, Ints y) { return _mm512_mullo_epi32(x, y); }
+  static GLADIUS_INLINE int32_t sum(Ints x) { return _mm512_reduce_add_epi32(x); }
 
   static GLADIUS_INLINE Floats from_f16(const uint16_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));

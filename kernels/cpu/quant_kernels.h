@@ -27,11 +27,12 @@ struct TileProduct {
   const float* residual;  // or null
 };
 
-// Bytes of one activation row converted for a weight of type `weight`: a multiple of 64. Quantised weights: K
-// int8 codes, then floats d (one a block), floats s (Q8_1 only, one a block), int32 sums of codes (one for 16
-// elements in Q8_K, else for 32); the values are those of the blocks of dtype_info(weight).dot_with. F16 and
-// BF16: K floats rounded to that type (an instruction set with BF16 products may keep 16-bit values instead),
-// padded with zeros.
+// Bytes of one activation row converted for a weight of type `weight`: an odd multiple of 64, so that rows of
+// a tile do not compete for the same cache sets. Quantised weights: K int8 codes, then floats d (one a
+// block), floats s (Q8_1 only, one a block), int32 sums of codes (one for 16 elements where the weight is
+// Q6_K, else for 32); the values are those of the blocks of dtype_info(weight).dot_with. F16 and BF16: K
+// floats rounded to that type (an instruction set with BF16 products may keep 16-bit values instead), padded
+// with zeros.
 int64_t activation_row_bytes(DType weight, int64_t K);
 
 struct QuantKernels {

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels/cpu/quant_formats-inl.h"
 #include "kernels/cpu/quant_isa.h"
@@ -38,7 +39,7 @@ struct QuantProduct {
   using Q = QuantIsa<Isa>;
   using V = Vec<Isa>;
   using I = IntVec<Isa>;
-  using Row = ActivationRow<Isa, F::activation, const std::byte>;
+  using Row = ActivationRow<Isa, type, const std::byte>;
   static constexpr int L = static_cast<int>(lanes<Isa>);
   static constexpr int group_sums =
       F::group / Row::group;  // ActivationRow::sums per group: 2 in Q4_K and Q5_K, else 1
@@ -47,64 +48,84 @@ struct QuantProduct {
     return Row::at(t.a + m * t.a_stride, t.K);
   }
 
-  // sum of the activation codes of group g (counted from the start of the row)
-  static GLADIUS_INLINE int32_t group_sum(const Row& y, int64_t g) {
-    const int32_t* s = y.sums + g * (F::group / Row::group);
-    return F::group == Row::group ? s[0] : s[0] + s[1];
-  }
-
   // ---- rows
   // -------------------------------------------------------------------------------------------------------------
-
-  static GLADIUS_INLINE int32_t sum_lanes(I v) {
-    alignas(64) int32_t x[L];
-    v.store_aligned(x);
-    int32_t sum = 0;
-    for (int i = 0; i < L; ++i) sum += x[i];
-    return sum;
-  }
 
   // Products of 4 L neighbouring codes, added in fours.
   static GLADIUS_INLINE I products(const int8_t* w, const int8_t* y) {
     return Q::total(Q::template dot<F::is_signed>(Q::zero(), Q::load(w), Q::load(y)));
   }
 
-  // sum + the products of a chunk's blocks, which start at element k.
-  static GLADIUS_INLINE float add_blocks(float sum, const Chunk<Isa>& c, const Row& y, int64_t k,
-                                         int elements) {
-    alignas(64) int32_t fours[kChunk / 4];  // eight for each block
-    for (int i = 0; i < elements; i += 4 * L)
-      products(c.codes + i, y.codes + k + i).store_aligned(fours + i / 4);
-    const int64_t first = k / F::size;
-    const int blocks = elements / F::size;
-    float terms[8];
-    for (int b = 0; b < blocks; ++b) {
-      int32_t s = -F::zero * y.sums[first + b];
-      for (int i = 0; i < 8; ++i) s += fours[8 * b + i];
-      terms[b] = c.d[b] * y.d[first + b] * static_cast<float>(s);
-      if constexpr (F::has_min) terms[b] += c.m[b] * y.s[first + b];
+  // Eight numbers from memory.
+  template <class Vector, class T>
+  static GLADIUS_INLINE auto eight(const T* p) {
+    Vector v;
+    std::memcpy(&v, p, sizeof(v));
+    return v;
+  }
+
+  // v[b][0] + ... + v[b][7] for eight b: neighbours are added across two vectors at a time, which leaves the
+  // eight sums in order in one.
+  static GLADIUS_INLINE void sum_eights(const Ints32* v, Ints32& sums) {
+    const auto halve = [](const Ints32& x, const Ints32& y, Ints32& sum) __attribute__((always_inline)) {
+      sum = __builtin_shufflevector(x, y, 0, 2, 8, 10, 4, 6, 12, 14) +
+            __builtin_shufflevector(x, y, 1, 3, 9, 11, 5, 7, 13, 15);
+    };
+    Ints32 pairs[4], fours[2];
+    for (int i = 0; i < 4; ++i) halve(v[2 * i], v[2 * i + 1], pairs[i]);
+    for (int i = 0; i < 2; ++i) halve(pairs[2 * i], pairs[2 * i + 1], fours[i]);
+    sums = __builtin_shufflevector(fours[0], fours[1], 0, 1, 2, 3, 8, 9, 10, 11) +
+           __builtin_shufflevector(fours[0], fours[1], 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+
+  // sum + the products of B (1 or 8) blocks, from block b of the chunk and block `first` of the activation
+  // on.
+  template <int B>
+  static GLADIUS_INLINE float add_blocks(float sum, const Chunk<Isa>& c, int b, const Row& y, int64_t first) {
+    alignas(64) Ints32 v[B < 2 ? 2 : B];  // a vector may hold two blocks
+    for (int i = 0; i < B * F::size; i += 4 * L)
+      products(c.codes + b * F::size + i, y.codes + first * F::size + i)
+          .store_aligned(reinterpret_cast<int32_t*>(v) + i / 4);
+    Ints32 sums{};
+    if constexpr (B == 8) {
+      sum_eights(v, sums);
+    } else {
+      for (int i = 0; i < 8; ++i) sums[0] += v[0][i];
     }
-    for (int b = 0; b < blocks; ++b) sum += terms[b];
-    return sum;
+    if constexpr (B == 1) {
+      const int32_t s = sums[0] - F::zero * y.sums[first];
+      float term = c.d[b] * y.d[first] * static_cast<float>(s);
+      if constexpr (F::has_min) term += c.m[b] * y.s[first];
+      return sum + term;
+    } else {
+      if constexpr (F::zero != 0) sums -= F::zero * eight<Ints32>(y.sums + first);
+      Floats32 terms =
+          eight<Floats32>(c.d) * eight<Floats32>(y.d + first) * __builtin_convertvector(sums, Floats32);
+      if constexpr (F::has_min) terms += eight<Floats32>(c.m) * eight<Floats32>(y.s + first);
+      for (int i = 0; i < B; ++i) sum += terms[i];
+      return sum;
+    }
   }
 
   // The product of a super-block. fours_scales[i]: the scale of elements 4 i .. 4 i + 3.
   static GLADIUS_INLINE float super_product(const Chunk<Isa>& c, const int32_t* fours_scales, const Row& y,
                                             int64_t k) {
     constexpr int groups = F::size / F::group;
-    const int64_t first = k / F::group, block = k / F::size;
+    const int32_t* sums = y.sums + k / F::group;
+    const int64_t block = k / F::size;
     I total(0);
     for (int i = 0; i < F::size; i += 4 * L)
       total = total +
               I(Q::multiply(products(c.codes + i, y.codes + k + i), I::load_aligned(fours_scales + i / 4)));
-    int32_t sum = sum_lanes(total), offset = 0;
-    for (int g = 0; g < groups; ++g) {
-      if constexpr (F::zero != 0) sum -= F::zero * c.scales[g] * group_sum(y, first + g);
-      if constexpr (F::has_min) offset += c.mins[g] * group_sum(y, first + g);
+    int32_t sum = Q::sum(total), offset = 0;
+    if constexpr (F::zero != 0) {
+      for (int g = 0; g < groups; ++g) offset += c.scales[g] * sums[g];
+      sum -= F::zero * offset;
     }
     const float product = c.d[0] * y.d[block] * static_cast<float>(sum);
-    if constexpr (F::has_min) return product - c.m[0] * y.d[block] * static_cast<float>(offset);
-    return product;
+    if constexpr (!F::has_min) return product;
+    for (int g = 0; g < groups; ++g) offset += c.mins[g] * sums[g];
+    return product - c.m[0] * y.d[block] * static_cast<float>(offset);
   }
 
   static constexpr int64_t max_row_activations = 3;  // with more, panels are faster
@@ -121,10 +142,21 @@ struct QuantProduct {
         Unpack<Isa>::template chunk<type>(w + k / F::size, elements, c);
         if constexpr (F::super) {
           alignas(64) int32_t fours_scales[kChunk / 4];
-          for (int i = 0; i < kChunk / 4; ++i) fours_scales[i] = c.scales[4 * i / F::group];
+          using Scales = std::conditional_t<F::group == 32, Ints32, Ints16>;
+          for (int g = 0; g < F::size / F::group; ++g) {
+            const Scales repeated = Scales{} + c.scales[g];
+            std::memcpy(fours_scales + g * F::group / 4, &repeated, sizeof(repeated));
+          }
           for (int64_t m = 0; m < t.a_rows; ++m) sums[m] += super_product(c, fours_scales, y[m], k);
         } else {
-          for (int64_t m = 0; m < t.a_rows; ++m) sums[m] = add_blocks(sums[m], c, y[m], k, elements);
+          for (int64_t m = 0; m < t.a_rows; ++m) {
+            if (elements == kChunk) {
+              sums[m] = add_blocks<8>(sums[m], c, 0, y[m], k / F::size);
+            } else {
+              for (int b = 0; b < elements / F::size; ++b)
+                sums[m] = add_blocks<1>(sums[m], c, b, y[m], k / F::size + b);
+            }
+          }
         }
       }
       for (int64_t m = 0; m < t.a_rows; ++m) store_sums<Isa>(t, m, n, 1, sums + m);
@@ -196,7 +228,7 @@ struct QuantProduct {
         panel_sums<F::group, M>(p.codes + g * F::group * L, y, k + g * F::group, group);
         const I scale = I::load_aligned(p.scales[g]);
         for (int m = 0; m < M; ++m) {
-          const int32_t codes = group_sum(y[m], k / F::group + g);
+          const int32_t codes = y[m].sums[k / F::group + g];
           if constexpr (F::zero != 0) group[m] = group[m] - I(F::zero * codes);
           total[m] = total[m] + I(Q::multiply(group[m], scale));
           if constexpr (F::has_min)

@@ -17,12 +17,11 @@ namespace gladius::cpu {
 
 // The parts of an activation row converted for quantised weights (activation_row_bytes in quant_kernels.h).
 // Byte is std::byte or const std::byte, for writing and reading.
-template <class Isa, DType type, class Byte>
+template <class Isa, DType weight, class Byte>
 struct ActivationRow {
   template <class T>
   using As = std::conditional_t<std::is_const_v<Byte>, const T, T>;
-  static constexpr int size = type == DType::Q8_K ? kSuperBlock : kBlock;
-  static constexpr int group = type == DType::Q8_K ? 16 : kBlock;  // elements of one of `sums`
+  using F = Format<weight>;
 
   As<int8_t>* codes;
   As<float>* d;
@@ -31,9 +30,9 @@ struct ActivationRow {
 
   static GLADIUS_INLINE ActivationRow at(Byte* row, int64_t K) {
     auto* d = reinterpret_cast<As<float>*>(row + K);
-    auto* s = d + K / size;
+    auto* s = d + K / F::size;
     return {reinterpret_cast<As<int8_t>*>(row), d, s,
-            reinterpret_cast<As<int32_t>*>(type == DType::Q8_1 ? s + K / size : s)};
+            reinterpret_cast<As<int32_t>*>(F::activation == DType::Q8_1 ? s + K / F::size : s)};
   }
 };
 
@@ -111,23 +110,22 @@ struct QuantRows {
   }
 
   // The same values as the blocks above, laid out as ActivationRow.
-  template <DType type>
+  template <DType weight>
   static void convert_blocks(int64_t K, const float* x, std::byte* a) {
-    using Row = ActivationRow<Isa, type, std::byte>;
-    const Row row = Row::at(a, K);
-    for (int64_t b = 0; b < K / Row::size; ++b) {
-      int8_t* q = row.codes + b * Row::size;
-      if constexpr (type == DType::Q8_K) {
-        row.d[b] = super_eight_bits(x + b * Row::size, q);
+    using F = Format<weight>;
+    const auto row = ActivationRow<Isa, weight, std::byte>::at(a, K);
+    for (int64_t b = 0; b < K / F::size; ++b) {
+      int8_t* q = row.codes + b * F::size;
+      if constexpr (F::super) {
+        row.d[b] = super_eight_bits(x + b * F::size, q);
       } else {
-        const float d = eight_bits(x + b * Row::size, q);
+        const float d = eight_bits(x + b * F::size, q);
         row.d[b] = f16_to_f32(f32_to_f16(d));
-        if constexpr (type == DType::Q8_1)
-          row.s[b] = f16_to_f32(f32_to_f16(static_cast<float>(sum_codes(kBlock, q)) * d));
+        if constexpr (F::activation == DType::Q8_1)
+          row.s[b] = f16_to_f32(f32_to_f16(static_cast<float>(sum_codes(F::size, q)) * d));
       }
     }
-    for (int64_t g = 0; g < K / Row::group; ++g)
-      row.sums[g] = sum_codes(Row::group, row.codes + g * Row::group);
+    for (int64_t g = 0; g < K / F::group; ++g) row.sums[g] = sum_codes(F::group, row.codes + g * F::group);
   }
 
   // Floats rounded to a 16-bit type, then zeros up to a multiple of 64 bytes.
@@ -149,16 +147,18 @@ struct QuantRows {
       case DType::Q4_0:
       case DType::Q5_0:
       case DType::Q8_0:
-        convert_blocks<DType::Q8_0>(K, x, a);
+        convert_blocks<DType::Q4_0>(K, x, a);
         break;
       case DType::Q4_1:
       case DType::Q5_1:
-        convert_blocks<DType::Q8_1>(K, x, a);
+        convert_blocks<DType::Q4_1>(K, x, a);
         break;
       case DType::Q4_K:
       case DType::Q5_K:
+        convert_blocks<DType::Q4_K>(K, x, a);
+        break;
       case DType::Q6_K:
-        convert_blocks<DType::Q8_K>(K, x, a);
+        convert_blocks<DType::Q6_K>(K, x, a);
         break;
       default:
         break;
