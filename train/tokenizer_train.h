@@ -17,11 +17,11 @@ using TextSource = std::function<void(const std::function<void(std::string_view 
 TextSource texts_of(const Corpus& corpus);  // the corpus must outlive it
 
 struct TokenizerTrainOptions {
-  int32_t vocab_size =
-      32000;  // 3 special and 256 byte tokens, the text's characters, and as many merges as fit
+  // 3 special and 256 byte tokens, the text's characters, and merges for the rest.
+  int32_t vocab_size = 32000;
   // Of a larger text a sample is used: lines drawn evenly from all of it, of at least half and at most this
-  // many bytes. Training takes about ten times as much memory.
-  uint64_t sample_bytes = uint64_t{128} << 20;
+  // many bytes. Training takes up to 25 times as much memory.
+  uint64_t sample_bytes = uint64_t{64} << 20;
   // Share of the text's characters that get tokens of their own, the most frequent first; others are spelled
   // in bytes.
   double character_coverage = 0.9999;
