@@ -58,10 +58,8 @@ struct QuantProduct {
 
   // Eight numbers from memory.
   template <class Vector, class T>
-  static GLADIUS_INLINE auto eight(const T* p) {
-    Vector v;
+  static GLADIUS_INLINE void load_eight(const T* p, Vector& v) {
     std::memcpy(&v, p, sizeof(v));
-    return v;
   }
 
   // v[b][0] + ... + v[b][7] for eight b: neighbours are added across two vectors at a time, which leaves the
@@ -98,10 +96,21 @@ struct QuantProduct {
       if constexpr (F::has_min) term += c.m[b] * y.s[first];
       return sum + term;
     } else {
-      if constexpr (F::zero != 0) sums -= F::zero * eight<Ints32>(y.sums + first);
-      Floats32 terms =
-          eight<Floats32>(c.d) * eight<Floats32>(y.d + first) * __builtin_convertvector(sums, Floats32);
-      if constexpr (F::has_min) terms += eight<Floats32>(c.m) * eight<Floats32>(y.s + first);
+      if constexpr (F::zero != 0) {
+        Ints32 codes;
+        load_eight(y.sums + first, codes);
+        sums -= F::zero * codes;
+      }
+      Floats32 dw, dy;
+      load_eight(c.d, dw);
+      load_eight(y.d + first, dy);
+      Floats32 terms = dw * dy * __builtin_convertvector(sums, Floats32);
+      if constexpr (F::has_min) {
+        Floats32 mw, sy;
+        load_eight(c.m, mw);
+        load_eight(y.s + first, sy);
+        terms += mw * sy;
+      }
       for (int i = 0; i < B; ++i) sum += terms[i];
       return sum;
     }
