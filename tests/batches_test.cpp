@@ -27,7 +27,7 @@ struct Fixture {
     fs::create_directory(folder / "texts");
     std::mt19937 random(7);
     for (int i = 0; i < documents; ++i) {
-      write(folder / ("texts/" + std::to_string(i) + ".txt"), random_text(random, bytes));
+      write(folder / fmt::format("texts/{}.txt", i), random_text(random, bytes));
     }
     const fs::path input = folder / "texts";
     cache = prepare_tokens(Corpus::open({&input, 1}), *tokenizer, {folder / "cache", 1, {}, nullptr}).cache;

@@ -165,13 +165,13 @@ TEST_CASE("the cache holds every document's tokens and EOS, at any thread count 
   std::vector<std::string> documents = {random_text(random, 1500000), "", random_text(random, 200000)};
   for (int i = 0; i < 3000; ++i) documents.push_back(random_text(random, random() % 60));
   documents.push_back(std::string(300000, ' '));  // no safe cut
-  for (size_t i = 0; i < 3; ++i) write(folder / ("in/" + std::to_string(i) + ".txt"), documents[i]);
+  for (size_t i = 0; i < 3; ++i) write(folder / fmt::format("in/{}.txt", i), documents[i]);
   std::string lines;
   for (size_t i = 3; i < 3003; ++i) {
     std::erase_if(documents[i], [](char c) { return static_cast<unsigned char>(c) >= 128; });
     std::string escaped;
     for (const char c : documents[i]) escaped += c == '\n' ? std::string("\\n") : std::string{c};
-    lines += "{\"text\":\"" + escaped + "\"}\n";
+    lines += fmt::format("{{\"text\":\"{}\"}}\n", escaped);
   }
   write(folder / "in/3.jsonl", lines);
   write(folder / "in/4.txt", documents.back());
@@ -180,7 +180,7 @@ TEST_CASE("the cache holds every document's tokens and EOS, at any thread count 
     const auto tokenizer = make_tokenizer(llama ? llama_vocab(200, 1, true) : gpt2_vocab("smollm"), "test");
     std::string bytes;
     for (const int threads : {1, 2, 3, 8}) {
-      const fs::path cache_folder = folder / ("cache" + std::to_string(threads) + (llama ? "l" : "g"));
+      const fs::path cache_folder = folder / fmt::format("cache{}{}", threads, llama ? "l" : "g");
       const PreparedTokens made = prepare(folder / "in", *tokenizer, cache_folder, threads);
       CHECK(made.built);
       CHECK(made.damage.empty());
@@ -219,7 +219,7 @@ TEST_CASE("bytes of any run of tokens add up to the source") {
     for (int i = 0; i < 40; ++i) {
       // Every third document begins with what makes the space before the text special.
       const std::string start = i % 3 == 0 ? "<c>" : i % 3 == 1 ? " " : "\xE9 ";
-      write(folder / ("in/" + std::to_string(i) + ".txt"), start + random_text(random, random() % 200));
+      write(folder / fmt::format("in/{}.txt", i), start + random_text(random, random() % 200));
     }
     const auto tokenizer = make_tokenizer(llama ? llama_vocab(200, 1, true) : gpt2_vocab("gpt-2"), "test");
     const auto cache = prepare(folder / "in", *tokenizer, folder / "cache").cache;
@@ -244,7 +244,7 @@ TEST_CASE("ids take two bytes up to 65536 tokens and four beyond") {
   for (const int32_t size : {65536, 65537}) {
     Vocab vocab = llama_vocab();
     while (vocab.size() < size) {
-      vocab.tokens.push_back({"x" + std::to_string(vocab.size()), -2000, TokenType::unused});
+      vocab.tokens.push_back({fmt::format("x{}", vocab.size()), -2000, TokenType::unused});
     }
     vocab.eos = size - 1;
     vocab.tokens.back().type = TokenType::control;
@@ -435,7 +435,8 @@ TEST_CASE("the end of the tokens is held out: whole documents where there are ma
   const auto cache_of =
       [&](const std::vector<size_t>& lengths) {  // in characters; as many tokens, and ▁ and EOS
         std::string lines;
-        for (const size_t length : lengths) lines += "{\"text\":\"" + std::string(length, 'a') + "\"}\n";
+        for (const size_t length : lengths)
+          lines += fmt::format("{{\"text\":\"{}\"}}\n", std::string(length, 'a'));
         write(folder / "t.jsonl", lines);
         return prepare(folder / "t.jsonl", *tokenizer, folder / "cache").cache;
       };
