@@ -107,9 +107,12 @@ void resume(const Options& o, Trainer& trainer, const Vocab& vocab) {
   const auto found = find_newest_checkpoint(o.out, damaged);
   for (const std::string& line : damaged) fmt::print(stderr, "{}\n", line);
   if (!o.resume) {
-    if (found) fail("{} holds a run already: continue it with --resume, or give another --out", o.out);
+    if (found || !damaged.empty()) {
+      fail("{} holds a run already: continue it with --resume, or give another --out", o.out);
+    }
     return;
   }
+  if (!found && !damaged.empty()) fail("every checkpoint in {} is damaged; start over in another --out", o.out);
   if (!found) {
     fmt::print(stderr, "{} holds no checkpoint yet: starting at the first step\n", o.out);
     return;
