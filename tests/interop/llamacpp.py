@@ -35,22 +35,24 @@ class LlamaCpp:
         return self.post("/completion", prompt=prompt, n_predict=tokens, temperature=0, samplers=["temperature"],
                          cache_prompt=False)["content"]
 
-    def log_probabilities(self, ids, vocabulary):
+    def log_probabilities(self, ids):
         """Of every token after these."""
-        answer = self.post("/completion", prompt=ids, n_predict=1, n_probs=vocabulary, temperature=0)
+        answer = self.post("/completion", prompt=ids, n_predict=1, n_probs=1 << 24, temperature=0)
         entries = answer["completion_probabilities"][0]["top_logprobs"]
-        result = numpy.full(vocabulary, numpy.nan)
+        result = numpy.full(len(entries), numpy.nan)
         for entry in entries:
             result[entry["id"]] = entry["logprob"]
         assert not numpy.isnan(result).any(), "llama.cpp left out tokens"
         return log_softmax(result)  # its own sum of probabilities is off by rounding
 
 
-def mean_divergence(server, model, ids, positions):
-    """Mean over the last `positions` prefixes of KL(llama.cpp || gladius), in nats, and the largest one."""
-    ours = log_softmax(scores(model, ids))
-    divergences = []
-    for n in range(len(ids) - positions + 1, len(ids) + 1):
-        theirs = server.log_probabilities(ids[:n], ours.shape[1])
-        divergences.append(float((numpy.exp(theirs) * (theirs - ours[n - 1])).sum()))
-    return float(numpy.mean(divergences)), max(divergences)
+def distributions(server, ids, positions):
+    """llama.cpp's log-probabilities after each of the last `positions` prefixes."""
+    return numpy.array([server.log_probabilities(ids[:n]) for n in range(len(ids) - positions + 1, len(ids) + 1)])
+
+
+def mean_divergence(theirs, model, ids):
+    """Mean of KL(llama.cpp || gladius) over distributions after the last prefixes, in nats, and the largest one."""
+    ours = log_softmax(scores(model, ids))[-len(theirs):]
+    divergences = (numpy.exp(theirs) * (theirs - ours)).sum(axis=1)
+    return float(divergences.mean()), float(divergences.max())
