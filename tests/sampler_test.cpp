@@ -32,8 +32,9 @@ std::vector<std::pair<int32_t, double>> by_definition(const std::vector<float>& 
       logit = logit > 0 ? logit / o.repeat_penalty : logit * o.repeat_penalty;
     tokens.emplace_back(static_cast<int32_t>(i), logit);
   }
-  std::stable_sort(tokens.begin(), tokens.end(),
-                   [](const auto& a, const auto& b) { return a.second > b.second; });
+  std::sort(tokens.begin(), tokens.end(), [](const auto& a, const auto& b) {
+    return a.second > b.second || (a.second == b.second && a.first < b.first);
+  });
   if (o.temperature == 0) return {{tokens[0].first, 1.0}};
   const double best = tokens[0].second;
   const auto probabilities = [&](double temperature) {
