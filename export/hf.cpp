@@ -250,7 +250,11 @@ LoadedModel load_hf(const fs::path& folder, Backend& backend, BufferPool& pool) 
     fail("{}: config.json claims {} layers, but there are only {} tensors", folder.string(), config.layers,
          tensors);
   }
-  LoadedModel loaded{{config, parameter_table(config), {}}, read_hf_vocab(folder, config.vocab)};
+  // One by one: GCC 12 destroys a half-built aggregate wrongly when a later initialiser throws.
+  LoadedModel loaded;
+  loaded.model.config = config;
+  loaded.model.specs = parameter_table(config);
+  loaded.vocab = read_hf_vocab(folder, config.vocab);
   add_end_ids(folder / "config.json", loaded.vocab);
   add_end_ids(folder / "generation_config.json", loaded.vocab);
   check_tensor_names(weights, loaded.model, folder.string());

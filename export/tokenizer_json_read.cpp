@@ -63,8 +63,9 @@ std::vector<AddedToken> read_added_tokens(const JsonObject& tokenizer) {
     const JsonObject token(value, tokenizer.source() + ": an added token");
     const int64_t id = token.integer("id");
     if (id < 0 || id >= kMaxTokens) fail("{}: the added token id {} is out of range", tokenizer.source(), id);
-    result.push_back({static_cast<int32_t>(id), token.find_string("content").value_or(""),
-                      token.find_bool("special").value_or(false)});
+    const std::string text = token.find_string("content").value_or("");
+    const bool special = token.find_bool("special").value_or(false);
+    result.push_back({static_cast<int32_t>(id), text, special});
   }
   return result;
 }
@@ -142,18 +143,20 @@ void scores_from_merges(const std::vector<std::string>& merges, std::vector<Toke
 
 // Whether texts get a space in front, by the normalizer ("legacy") or the pre-tokenizer.
 bool adds_space_prefix(const JsonObject& tokenizer) {
+  bool adds = false;
   for (const json* part : components(tokenizer, "normalizer", "normalizers")) {
     const std::string type = type_of_component(*part, tokenizer.source());
-    if (type == "Prepend") return true;
-    if (type != "Replace") fail("{}: the normalizer '{}' is not supported", tokenizer.source(), type);
+    if (type != "Prepend" && type != "Replace")
+      fail("{}: the normalizer '{}' is not supported", tokenizer.source(), type);
+    adds |= type == "Prepend";
   }
   for (const json* part : components(tokenizer, "pre_tokenizer", "pretokenizers")) {
     const JsonObject object(*part, tokenizer.source() + ": pre_tokenizer");
     const std::string type = object.find_string("type").value_or("");
     if (type != "Metaspace") fail("{}: the pre-tokenizer '{}' is not supported", tokenizer.source(), type);
-    return object.find_string("prepend_scheme").value_or("always") != "never";
+    adds |= object.find_string("prepend_scheme").value_or("always") != "never";
   }
-  return false;
+  return adds;
 }
 
 // Fills kind, pre, tokens, merges, unknown and add_space_prefix.
