@@ -269,7 +269,7 @@ void write_gguf_as(const std::filesystem::path& path, GgufMetadata metadata,
                    std::vector<SourceTensor> tensors, const QuantizeOptions& options, Backend& backend) {
   const MixContext context = mix_context(metadata, tensors, options, path.string());
   set_quantisation_keys(metadata, options);
-  std::stable_sort(tensors.begin(), tensors.end(), comes_before);
+  std::sort(tensors.begin(), tensors.end(), comes_before);
   std::vector<GgufTensor> records;
   for (const SourceTensor& tensor : tensors) {
     const uint32_t to =
