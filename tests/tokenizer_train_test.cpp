@@ -162,9 +162,10 @@ TEST_CASE("a large text is sampled") {
 }
 
 TEST_CASE("bytes that are no UTF-8, reserved characters and long lines do no harm") {
+  using namespace std::string_literals;
   std::string text = sample_text(500);
-  text += std::string("broken \xFF\xC3 nul \0 end ", 22) + "\xE2\x96\x81 \xE2\x96\x85 tab\tx\n" +
-          std::string(50000, 'q') + "\n";
+  text +=
+      "broken \xFF\xC3 nul \0 end "s + "\xE2\x96\x81 \xE2\x96\x85 tab\tx\n" + std::string(50000, 'q') + "\n";
   for (int i = 0; i < 3000; ++i) text += "longword" + std::to_string(i) + " ";
   const Vocab vocab = train_tokenizer(source_of({text}), options_for(500));
   const auto tokenizer = make_tokenizer(vocab, "test");
