@@ -9,10 +9,9 @@ namespace gladius::cpu {
 inline constexpr int64_t gemm_outer_k = 1152;     // of the summed dimension: A, packed at a time
 inline constexpr int64_t gemm_block_rows = 1024;  // of A and C: packed at a time
 inline constexpr int64_t gemm_block_cols = 2048;  // of B and C: packed at a time
-inline constexpr int64_t gemm_block_k =
-    384;  // summed at a time: a panel of A or B is about a first-level cache
-inline constexpr int64_t gemm_tile_rows = 84;   // of C: a task, in whole panels
-inline constexpr int64_t gemm_tile_cols = 256;  // its width; so much of B fits the second-level cache
+inline constexpr int64_t gemm_block_k = 384;      // summed at a time: a panel is about a first-level cache
+inline constexpr int64_t gemm_tile_rows = 84;     // of C: a task, in whole panels
+inline constexpr int64_t gemm_tile_cols = 256;    // its width; so much of B fits the second-level cache
 
 inline constexpr int64_t few_rows_cols = 32;          // columns of a task of a product of few rows
 inline constexpr int64_t gemm_serial_below = 524288;  // multiplications not worth waking threads for
