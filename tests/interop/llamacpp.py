@@ -51,8 +51,7 @@ def distributions(server, ids, positions):
     return numpy.array([server.log_probabilities(ids[:n]) for n in range(len(ids) - positions + 1, len(ids) + 1)])
 
 
-def mean_divergence(theirs, model, ids):
-    """Mean of KL(llama.cpp || gladius) over distributions after the last prefixes, in nats, and the largest one."""
+def divergences(theirs, model, ids):
+    """KL(llama.cpp || gladius) of each distribution after the last prefixes, in nats."""
     ours = log_softmax(scores(model, ids))[-len(theirs):]
-    divergences = (numpy.exp(theirs) * (theirs - ours)).sum(axis=1)
-    return float(divergences.mean()), float(divergences.max())
+    return (numpy.exp(theirs) * (theirs - ours)).sum(axis=1)
