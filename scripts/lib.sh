@@ -1,6 +1,7 @@
 # shellcheck shell=bash disable=SC2034
 # What the scripts share. Sourced, not run: source "$(dirname "$0")/lib.sh"
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+caller=$PWD # relative paths in arguments start here
 cd "$root" || exit 1
 
 say() { printf '%s\n' "$*"; }
