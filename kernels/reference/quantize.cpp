@@ -77,14 +77,20 @@ float sum_of_squares(int64_t n, const float* x) {
   return sum;
 }
 
+// The element of largest magnitude with its sign, the first one on ties. The magnitude has its own variable
+// because clang 19 at -O3 mistranslates `if (fabs(x) > fabs(largest)) largest = x` in an unrolled loop.
+float largest_in_magnitude(int n, const float* x) {
+  float largest = 0, magnitude = 0;
+  for (int i = 0; i < n; ++i)
+    if (magnitude < std::fabs(x[i])) magnitude = std::fabs(x[i]), largest = x[i];
+  return largest;
+}
+
 // d = m / -limit for the element m of largest magnitude; q = x / d + limit, rounded by truncating after
 // adding a half.
 template <class Block, int limit>
 void quantize_symmetric(const float* x, Block& b) {
-  float largest = 0, magnitude = 0;
-  for (int i = 0; i < kBlock; ++i)
-    if (magnitude < std::fabs(x[i])) magnitude = std::fabs(x[i]), largest = x[i];
-  const float d = largest / static_cast<float>(-limit);
+  const float d = largest_in_magnitude(kBlock, x) / static_cast<float>(-limit);
   const float inverse = d != 0 ? 1.0f / d : 0.0f;
   uint8_t codes[kBlock];
   for (int i = 0; i < kBlock; ++i)
@@ -226,11 +232,9 @@ void quantize_super(const SuperGrids& grids, const float* x, const float* import
 void quantize_q6_K(const float* x, const float* importance, BlockQ6_K& b) {
   uint8_t codes[kSuperBlock];
   float scales[16];
-  float largest = 0;
-  for (int j = 0; j < 16; ++j) {
+  for (int j = 0; j < 16; ++j)
     scales[j] = fit_symmetric(16, 32, x + 16 * j, importance ? importance + 16 * j : nullptr, codes + 16 * j);
-    if (std::fabs(scales[j]) > std::fabs(largest)) largest = scales[j];
-  }
+  const float largest = largest_in_magnitude(16, scales);
   if (std::fabs(largest) < 1e-15f) {
     b = {};
     return;
@@ -249,9 +253,7 @@ void quantize_q6_K(const float* x, const float* importance, BlockQ6_K& b) {
 
 // The element of largest magnitude becomes -127.
 void quantize_q8_K(const float* x, BlockQ8_K& b) {
-  float largest = 0;
-  for (int i = 0; i < kSuperBlock; ++i)
-    if (std::fabs(x[i]) > std::fabs(largest)) largest = x[i];
+  const float largest = largest_in_magnitude(kSuperBlock, x);
   b = {};
   if (largest == 0) return;
   const float inverse = -127.0f / largest;
