@@ -73,7 +73,7 @@ Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
   const auto cancelled = [&] { return cancel && cancel->load(); };
   Decoder decoder(ctx, model, capacity);
   Sampler sampler(options.sampling, static_cast<int32_t>(model.config.vocab));
-  StreamDecoder stream(tokenizer);
+  StreamDecoder stream(tokenizer, true);  // the text continues the prompt
   StopMatcher matcher(options.stops);
   Generated result;
   const auto show = [&](const std::string& text) {
