@@ -29,8 +29,8 @@ const char* const kConfig = R"({"architectures": ["LlamaForCausalLM"], "model_ty
 class Runs {
  public:
   Runs() {
-    write_file(folder_.path() / "text.txt", sample_text());
-    write_file(folder_.path() / "config.json", kConfig);
+    write(folder_.path() / "text.txt", sample_text());
+    write(folder_.path() / "config.json", kConfig);
     const Outcome made = run({"tokenizer", "train", path("text.txt"), "--vocab", "320", "--out", path("tokenizer.gguf")});
     REQUIRE_MESSAGE(made.code == 0, made.err);
   }
@@ -47,7 +47,7 @@ class Runs {
   }
 
   std::string checkpoint(const std::string& out) const {
-    return read_file(folder_.path() / out / "step-00000020.safetensors");
+    return read(folder_.path() / out / "step-00000020.safetensors");
   }
 
   // Step and loss of every training line of metrics.jsonl.
