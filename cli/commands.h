@@ -2,10 +2,6 @@
 #pragma once
 
 #include <CLI/CLI.hpp>
-#include <memory>
-#include <string>
-
-#include "kernels/backend.h"
 
 namespace gladius::cli {
 
@@ -24,16 +20,5 @@ void add_logits(CLI::App& app);
 struct Exit {
   int code;
 };
-
-// --device, --threads: where and how wide to compute.
-struct ComputeOptions {
-  std::string device = "auto";
-  int threads = 0;  // 0: as many as the process may use
-};
-void add_compute_options(CLI::App& command, ComputeOptions& options);
-std::unique_ptr<Backend> make_backend(const ComputeOptions& options);
-
-// Processors that this process may run on (its affinity mask).
-int available_threads();
 
 }  // namespace gladius::cli

@@ -2,8 +2,10 @@
 
 #include <fstream>
 
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
+#include "export/loaded_model.h"
 #include "kernels/cpu/isas.h"
 
 namespace gladius::cli {
@@ -30,7 +32,7 @@ void report() {
   const std::string cpu = proc_value("/proc/cpuinfo", "model name");
   const auto backend = make_cpu_backend(available_threads());
   const char* forced = std::getenv("GLADIUS_ISA");
-  fmt::print("gladius {}\n", GLADIUS_VERSION);
+  fmt::print("gladius {}\n", version());
   fmt::print("CPU        {}\n", cpu.empty() ? "unknown model" : cpu);
   fmt::print("threads    {} (processors that this process may use)\n", backend->threads());
   fmt::print("memory     {} in all, {} available\n", memory_line("MemTotal"), memory_line("MemAvailable"));

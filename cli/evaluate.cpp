@@ -1,9 +1,9 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <iterator>
 
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/model_source.h"
 #include "cli/terminal.h"
@@ -18,12 +18,6 @@ struct Options {
   int64_t context = 0;
   ComputeOptions compute;
 };
-
-std::string read_text(const std::string& path) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) fail("cannot open {}", path);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 int64_t characters(const std::string& text) {  // UTF-8: every byte but continuation bytes starts one
   return std::count_if(text.begin(), text.end(),
@@ -66,7 +60,7 @@ void add_evaluate(CLI::App& app) {
   CLI::App* command = app.add_subcommand("evaluate", "How well a model predicts a text");
   command->add_option("model", o->model, "GGUF file, Hugging Face folder, checkpoint or training folder")
       ->required();
-  command->add_option("--data", o->data, "Text file")->required();
+  command->add_option("--data", o->data, "Text file; - for standard input")->required();
   command->add_option("--context", o->context, "Tokens in a window; 0: the model's context length")
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();

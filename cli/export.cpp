@@ -2,6 +2,7 @@
 
 #include <filesystem>
 
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/exports.h"
 #include "cli/model_source.h"
@@ -22,7 +23,7 @@ struct Options {
 };
 
 void run(const Options& o) {
-  if (o.gguf.empty() && !o.hf) fail("nothing to export: give --gguf TYPE or --hf");
+  if (o.gguf.empty() && !o.hf) wrong_argument("--gguf TYPE or --hf", "nothing to export without one of them");
   const auto backend = make_backend(o.compute);
   const auto pool = BufferPool::make();
   const SourceModel source = load_model(o.source, *backend, *pool, WeightUse::inference, o.best);
@@ -64,7 +65,9 @@ void add_export(CLI::App& app) {
       app.add_subcommand("export", "Writes a model as GGUF files and as a Hugging Face folder");
   command->add_option("source", o->source, "Checkpoint, training folder, GGUF file or Hugging Face folder")
       ->required();
-  command->add_option("--gguf", o->gguf, "GGUF types, for example F32,Q4_K_M")->delimiter(',');
+  command->add_option("--gguf", o->gguf, "GGUF types, for example F32,Q4_K_M")
+      ->delimiter(',')
+      ->check(file_type());
   command->add_flag("--hf", o->hf, "Write a Hugging Face folder");
   command->add_option("--out", o->out, "Folder to write into")->required();
   command->add_option("--name", o->name, "Start of the names; the model's own by default");

@@ -2,10 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
-#include <iostream>
-#include <iterator>
+#include <cstdio>
 
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/model_source.h"
 #include "cli/terminal.h"
@@ -20,29 +19,21 @@ struct Options {
   ComputeOptions compute;
 };
 
-std::string read_prompt(const Options& o) {
-  if (o.prompt_file.empty()) return o.prompt;
-  if (o.prompt_file == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
-  std::ifstream in(o.prompt_file, std::ios::binary);
-  if (!in) fail("cannot open the prompt file {}", o.prompt_file);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
-
 void print(std::string_view text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);
 }
 
 void run(const Options& o) {
-  validate(o.generate.sampling);
   const auto backend = make_backend(o.compute);
   const auto pool = BufferPool::make();
   const LoadedModel loaded = load_model(o.model, *backend, *pool, WeightUse::inference);
   const auto tokenizer = make_tokenizer(loaded.vocab, o.model);
-  const std::string prompt = read_prompt(o);
+  const std::string prompt = o.prompt_file.empty() ? o.prompt : read_text(o.prompt_file);
   const std::vector<int32_t> ids = tokenizer->encode(prompt, true);
   if (ids.empty())
     fail("the prompt is empty and {} has no token to start a text with; give --prompt", o.model);
+  check_prompt(ids, loaded.model, o.generate);
 
   catch_interrupts();
   if (!o.quiet) print(prompt);
@@ -78,15 +69,23 @@ void add_generate(CLI::App& app) {
       ->check(CLI::Range(0, 1 << 24))
       ->capture_default_str();
   SamplingOptions& s = o->generate.sampling;
-  command->add_option("--temperature", s.temperature, "0: always the likeliest token")->capture_default_str();
-  command->add_option("--top-k", s.top_k, "Draw from the k likeliest tokens; 0: all")->capture_default_str();
+  command->add_option("--temperature", s.temperature, "0: always the likeliest token")
+      ->check(not_negative())
+      ->capture_default_str();
+  command->add_option("--top-k", s.top_k, "Draw from the k likeliest tokens; 0: all")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   command->add_option("--top-p", s.top_p, "Draw from the likeliest tokens that together reach p; 1: all")
+      ->check(number(0, 1, "between 0 and 1"))
       ->capture_default_str();
   command->add_option("--min-p", s.min_p, "Leave out tokens below this part of the likeliest one; 0: none")
+      ->check(number(0, 1, "between 0 and 1"))
       ->capture_default_str();
   command->add_option("--repeat-penalty", s.repeat_penalty, "Makes recent tokens less likely; 1: off")
+      ->check(number(std::numeric_limits<float>::min(), std::numeric_limits<float>::max(), "above 0"))
       ->capture_default_str();
   command->add_option("--repeat-last", s.repeat_last_n, "Tokens that the penalty looks back on; -1: all")
+      ->check(CLI::Range(-1, 1 << 24))
       ->capture_default_str();
   command->add_option("--seed", s.seed, "The same seed draws the same tokens")->capture_default_str();
   command

@@ -7,9 +7,8 @@
 #include <map>
 
 #include "cli/commands.h"
+#include "cli/model_source.h"
 #include "cli/terminal.h"
-#include "engine/error.h"
-#include "train/checkpoint.h"
 
 namespace gladius::cli {
 namespace {
@@ -28,11 +27,7 @@ std::string shape_text(const std::vector<int64_t>& shape) {
 // A training folder stands for its newest checkpoint.
 std::filesystem::path resolve(const std::filesystem::path& path) {
   if (!std::filesystem::is_directory(path) || std::filesystem::exists(path / "config.json")) return path;
-  std::vector<std::string> damaged;
-  const auto found = find_newest_checkpoint(path, damaged);
-  if (!found)
-    fail("{} holds neither a Hugging Face model (config.json) nor a loadable checkpoint", path.string());
-  return found->path;
+  return newest_checkpoint(path).path;
 }
 
 void run(const Options& o) {

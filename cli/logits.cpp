@@ -3,6 +3,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/model_source.h"
 
@@ -15,10 +16,8 @@ struct Options {
 };
 
 std::vector<int32_t> read_ids(const std::string& path) {
-  std::ifstream in(path);
-  if (!in) fail("cannot open {}", path);
   try {
-    return nlohmann::json::parse(in).get<std::vector<int32_t>>();
+    return nlohmann::json::parse(read_text(path)).get<std::vector<int32_t>>();
   } catch (const nlohmann::json::exception& error) {
     fail("{} is not a JSON array of token ids: {}", path, error.what());
   }

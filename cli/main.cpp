@@ -5,7 +5,7 @@
 #include <exception>
 
 #include "cli/commands.h"
-#include "engine/error.h"
+#include "export/loaded_model.h"
 
 namespace {
 
@@ -16,6 +16,14 @@ std::string chosen_command(const CLI::App& app) {
   std::string name = app.get_name();
   for (const CLI::App* command : app.get_subcommands()) name += " " + chosen_command(*command);
   return name;
+}
+
+// What stands where a command's subcommand should; empty when the arguments have another fault.
+std::string unknown_command(const CLI::App& app) {
+  for (const CLI::App* command : app.get_subcommands()) return unknown_command(*command);
+  const bool needs_one = !app.get_subcommands({}).empty();
+  const std::vector<std::string> rest = app.remaining();
+  return needs_one && !rest.empty() ? rest.front() : std::string();
 }
 
 void add_commands(CLI::App& app) {
@@ -34,7 +42,7 @@ void add_commands(CLI::App& app) {
 
 int run(int argc, char** argv) {
   CLI::App app("Trains, quantises, exports and runs Llama-architecture language models on CPUs.", "gladius");
-  app.set_version_flag("--version", std::string("gladius ") + GLADIUS_VERSION);
+  app.set_version_flag("--version", fmt::format("gladius {}", gladius::version()));
   app.require_subcommand(1);
   app.footer("Start with `gladius doctor`, or run scripts/demo. Every command has --help with an example.");
   add_commands(app);
@@ -44,6 +52,10 @@ int run(int argc, char** argv) {
     return app.exit(help);
   } catch (const CLI::ParseError& error) {
     const std::string command = chosen_command(app);
+    if (const std::string unknown = unknown_command(app); !unknown.empty()) {
+      fmt::print(stderr, "{}: there is no command {}; see {} --help\n", command, unknown, command);
+      return kWrongArguments;
+    }
     fmt::print(stderr, "{}: {}; see {} --help\n", command, error.what(), command);
     return kWrongArguments;
   }

@@ -33,15 +33,12 @@ Kind kind_of(const fs::path& path) {
 }
 
 Checkpoint read_run(const fs::path& folder, bool best) {
-  std::vector<std::string> damaged;
-  auto found = find_newest_checkpoint(folder, damaged);
-  if (!found)
-    fail("{} holds neither a Hugging Face model (config.json) nor a loadable checkpoint", folder.string());
-  const TrainState& state = found->checkpoint.state;
+  FoundCheckpoint found = newest_checkpoint(folder);
+  const TrainState& state = found.checkpoint.state;
   if (best && state.best_step >= 0 && state.best_step != state.step) {
     return read_checkpoint(checkpoint_path(folder, state.best_step));
   }
-  return std::move(found->checkpoint);
+  return std::move(found.checkpoint);
 }
 
 SourceModel from_checkpoint(Checkpoint checkpoint, BufferPool& pool, WeightUse use) {
@@ -67,6 +64,15 @@ Config config_from(const std::string& name) {
   if (std::find(presets.begin(), presets.end(), name) != presets.end()) return preset(name);
   if (fs::exists(name)) return read_hf_config(name);
   fail("{} is neither a preset (gladius-125m, gladius-tiny) nor a config.json", name);
+}
+
+FoundCheckpoint newest_checkpoint(const fs::path& folder) {
+  std::vector<std::string> damaged;
+  auto found = find_newest_checkpoint(folder, damaged);
+  if (found) return std::move(*found);
+  if (damaged.empty())
+    fail("{} holds neither a Hugging Face model (config.json) nor a checkpoint", folder.string());
+  fail("{} holds no loadable checkpoint: {}", folder.string(), damaged.front());
 }
 
 SourceModel load_model(const std::string& path, Backend& backend, BufferPool& pool, WeightUse use,

@@ -1,13 +1,11 @@
 // Models by the name or the path that a person gives.
 #pragma once
 
+#include <filesystem>
 #include <string>
 
 #include "export/loaded_model.h"
-
-namespace gladius {
-struct Checkpoint;
-}
+#include "train/checkpoint.h"
 
 namespace gladius::cli {
 
@@ -26,6 +24,9 @@ enum class WeightUse {
 // with the best validation loss). Throws Error when it is none.
 SourceModel load_model(const std::string& path, Backend& backend, BufferPool& pool, WeightUse use,
                        bool best = false);
+
+// The newest loadable checkpoint of a training folder. Throws Error when there is none.
+FoundCheckpoint newest_checkpoint(const std::filesystem::path& folder);
 
 // The tokenizer of any of these, or of a tokenizer.model file, without the weights.
 Vocab load_vocab(const std::string& path);

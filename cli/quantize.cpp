@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/terminal.h"
 
@@ -42,7 +43,7 @@ void add_quantize(CLI::App& app) {
   std::string types;
   for (const std::string_view name : file_type_names())
     types += (types.empty() ? "" : ", ") + std::string(name);
-  command->add_option("type", o->type, "One of " + types)->required();
+  command->add_option("type", o->type, "One of " + types)->required()->check(file_type());
   command->add_option("--imatrix", o->importance, "Importance matrix (GGUF or .dat) that weighs the errors");
   command->add_flag("--requantize", o->requantize,
                     "Allow tensors that are quantised already (loses quality)");

@@ -36,10 +36,14 @@ std::string human_seconds(double seconds) {
 }
 
 std::string grouped(int64_t number) {
-  std::string digits = std::to_string(number);
-  const size_t first = number < 0 ? 1 : 0;
-  for (size_t i = digits.size(); i > first + 3; i -= 3) digits.insert(i - 3, ",");
-  return digits;
+  const std::string digits = std::to_string(number);
+  std::string text;
+  for (size_t i = 0; i < digits.size(); ++i) {
+    const size_t left = digits.size() - i;  // digits from here on
+    if (left % 3 == 0 && i > (number < 0 ? 1u : 0u)) text += ',';
+    text += digits[i];
+  }
+  return text;
 }
 
 Progress::Progress(std::string what)

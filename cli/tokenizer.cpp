@@ -3,11 +3,10 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <fstream>
 #include <iostream>
-#include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/model_source.h"
 #include "cli/terminal.h"
@@ -18,7 +17,6 @@ namespace gladius::cli {
 namespace {
 
 // ---- train
-// ------------------------------------------------------------------------------------------------------------
 
 struct TrainCommand {
   std::vector<std::filesystem::path> inputs;
@@ -45,7 +43,7 @@ void add_train_command(CLI::App& tokenizer) {
   command
       ->add_option("--coverage", o->options.character_coverage,
                    "Share of the characters that get tokens of their own")
-      ->check(CLI::Range(0.5, 1.0))
+      ->check(number(0.98, 1, "between 0.98 and 1"))
       ->capture_default_str();
   command->add_option("--seed", o->options.seed, "Of the sample that is taken from a large text")
       ->capture_default_str();
@@ -54,20 +52,12 @@ void add_train_command(CLI::App& tokenizer) {
 }
 
 // ---- encode and decode
-// ------------------------------------------------------------------------------------------------
 
 struct CodecCommand {
   std::string model, text, file;
   std::vector<int32_t> ids;
   bool json = false, special = false, parse_special = false;
 };
-
-std::string read_all(const std::string& path) {
-  if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
-  std::ifstream in(path, std::ios::binary);
-  if (!in) fail("cannot open {}", path);
-  return {std::istreambuf_iterator<char>(in), {}};
-}
 
 // Each line of standard input is a JSON string; each line of output the JSON array of its ids.
 void encode_json_lines(const Tokenizer& tokenizer, const CodecCommand& o) {
@@ -85,7 +75,7 @@ void encode_json_lines(const Tokenizer& tokenizer, const CodecCommand& o) {
 void run_encode(const CodecCommand& o) {
   const auto tokenizer = make_tokenizer(load_vocab(o.model), o.model);
   if (o.json) return encode_json_lines(*tokenizer, o);
-  const std::string text = o.file.empty() ? o.text : read_all(o.file);
+  const std::string text = o.file.empty() ? o.text : read_text(o.file);
   std::string line;
   for (const int32_t id : tokenizer->encode(text, o.special, o.parse_special)) {
     line += (line.empty() ? "" : " ") + std::to_string(id);

@@ -2,7 +2,9 @@
 
 #include <cmath>
 #include <filesystem>
+#include <optional>
 
+#include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/exports.h"
 #include "cli/model_source.h"
@@ -20,8 +22,10 @@ namespace fs = std::filesystem;
 struct Options {
   std::vector<fs::path> inputs, validation_inputs;
   std::string out, model = "gladius-tiny", tokenizer, init_from, cache;
-  double epochs = 1, lr = 1e-3, min_lr = -1, validation = 0.05;
-  int64_t steps = 0, warmup = -1, context = 0;
+  double epochs = 1, lr = 1e-3, validation = 0.05;
+  int64_t steps = 0, context = 0;
+  std::optional<double> min_lr;
+  std::optional<int64_t> warmup;
   bool resume = false, allow_changes = false;
   std::vector<std::string> export_gguf;
   TrainSettings settings;
@@ -87,9 +91,9 @@ TrainSettings settle(const Options& o, const Config& config, const TokenSplits& 
       std::ceil(static_cast<double>(splits.training.size()) / static_cast<double>(s.context));
   const double steps = std::ceil(o.epochs * windows / static_cast<double>(s.batch * s.accum));
   s.schedule.total_steps = o.steps > 0 ? o.steps : std::max<int64_t>(1, static_cast<int64_t>(steps));
-  s.schedule.warmup_steps = o.warmup >= 0 ? o.warmup : std::min<int64_t>(s.schedule.total_steps / 20, 2000);
+  s.schedule.warmup_steps = o.warmup.value_or(std::min<int64_t>(s.schedule.total_steps / 20, 2000));
   s.schedule.peak = o.lr;
-  s.schedule.floor = o.min_lr >= 0 ? o.min_lr : o.lr / 10;
+  s.schedule.floor = o.min_lr.value_or(o.lr / 10);
   return s;
 }
 
@@ -112,7 +116,8 @@ void resume(const Options& o, Trainer& trainer, const Vocab& vocab) {
     }
     return;
   }
-  if (!found && !damaged.empty()) fail("every checkpoint in {} is damaged; start over in another --out", o.out);
+  if (!found && !damaged.empty())
+    fail("every checkpoint in {} is damaged; start over in another --out", o.out);
   if (!found) {
     fmt::print(stderr, "{} holds no checkpoint yet: starting at the first step\n", o.out);
     return;
@@ -138,10 +143,11 @@ void export_run(const Options& o, Backend& backend) {
 }
 
 void run(const Options& o) {
-  for (const std::string& type : o.export_gguf)
-    file_type_from_name(type);  // a wrong name fails now, not after hours
   const auto backend = make_backend(o.compute);
   catch_interrupts();
+  for (const auto* inputs : {&o.inputs, &o.validation_inputs}) {
+    if (!inputs->empty()) Corpus::open(*inputs);  // a wrong name fails before anything is made
+  }
   fs::create_directories(o.out);
 
   Config config = o.init_from.empty() ? config_from(o.model) : Config{};
@@ -204,30 +210,44 @@ void add_model_options(CLI::App& command, Options& o) {
 }
 
 void add_schedule_options(CLI::App& command, Options& o) {
+  const CLI::Validator beta = number(0, kBelowOne, "that is at least 0 and below 1");
   TrainSettings& s = o.settings;
   command.add_option("--epochs", o.epochs, "Passes over the data")
-      ->check(CLI::PositiveNumber)
+      ->check(number(1e-9, 1e9, "above 0 and at most 1e9"))
       ->capture_default_str();
   command.add_option("--steps", o.steps, "Steps, in place of --epochs")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
   command.add_option("--batch", s.batch, "Sequences in a micro-batch")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  command.add_option("--context", o.context,
-                     "Tokens in a sequence; by default 256, or the model's when that is less");
+  command
+      .add_option("--context", o.context,
+                  "Tokens in a sequence; by default 256, or the model's when that is less")
+      ->check(CLI::Range(1, 1 << 24));
   command.add_option("--accum", s.accum, "Micro-batches in a step")
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
-  command.add_option("--lr", o.lr, "Highest learning rate")->capture_default_str();
-  command.add_option("--min-lr", o.min_lr, "Learning rate at the end; by default a tenth of --lr");
-  command.add_option("--warmup", o.warmup,
-                     "Steps of linear warm-up; by default a twentieth of all, at most 2000");
+  command.add_option("--lr", o.lr, "Highest learning rate")->check(not_negative())->capture_default_str();
+  command.add_option("--min-lr", o.min_lr, "Learning rate at the end; by default a tenth of --lr")
+      ->check(not_negative());
+  command
+      .add_option("--warmup", o.warmup,
+                  "Steps of linear warm-up; by default a twentieth of all, at most 2000")
+      ->check(CLI::NonNegativeNumber);
   command.add_option("--weight-decay", s.adamw.weight_decay, "Of matrices; norms do not decay")
+      ->check(not_negative())
       ->capture_default_str();
-  command.add_option("--beta1", s.adamw.beta1, "AdamW's decay of the first moment")->capture_default_str();
-  command.add_option("--beta2", s.adamw.beta2, "AdamW's decay of the second moment")->capture_default_str();
-  command.add_option("--eps", s.adamw.eps, "AdamW's epsilon")->capture_default_str();
+  command.add_option("--beta1", s.adamw.beta1, "AdamW's decay of the first moment")
+      ->check(beta)
+      ->capture_default_str();
+  command.add_option("--beta2", s.adamw.beta2, "AdamW's decay of the second moment")
+      ->check(beta)
+      ->capture_default_str();
+  command.add_option("--eps", s.adamw.eps, "AdamW's epsilon")
+      ->check(number(1e-300, 1, "above 0 and at most 1"))
+      ->capture_default_str();
   command.add_option("--clip", s.adamw.clip, "Norm that gradients are scaled down to; 0: never")
+      ->check(not_negative())
       ->capture_default_str();
 }
 
@@ -245,12 +265,14 @@ void add_run_options(CLI::App& command, Options& o) {
       ->capture_default_str();
   command
       .add_option("--validation-windows", s.validation_windows, "At most so many held-out windows; 0: all")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   command.add_flag("--skip-not-finite", s.skip_not_finite,
                    "Leave out a step whose loss or gradient is not finite");
   command
       .add_option("--export-gguf", o.export_gguf, "At the end, write the best checkpoint as these GGUF types")
-      ->delimiter(',');
+      ->delimiter(',')
+      ->check(file_type());
 }
 
 }  // namespace

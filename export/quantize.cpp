@@ -301,7 +301,13 @@ void quantize_file(const std::filesystem::path& in, const std::filesystem::path&
   file.metadata().get<uint32_t>("llama.block_count", source);
   std::vector<SourceTensor> tensors;
   for (const GgufTensor& tensor : file.tensors()) tensors.push_back({tensor, file.data(tensor)});
-  write_gguf_as(out, file.metadata(), std::move(tensors), options, backend);
+  std::error_code ignored;
+  if (std::filesystem::equivalent(in, out, ignored)) fail("{}: input and output are the same file", source);
+  try {
+    write_gguf_as(out, file.metadata(), std::move(tensors), options, backend);
+  } catch (const Error& error) {
+    fail("quantising {}: {}", source, error.what());
+  }
 }
 
 }  // namespace gladius

@@ -40,6 +40,10 @@ class Decoder {
   Tensor scores_;
 };
 
+int64_t context_of(const Model& model, const GenerateOptions& options) {
+  return options.context > 0 ? options.context : model.config.context;
+}
+
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
@@ -62,14 +66,18 @@ std::string_view describe(StopReason reason) {
   return "";
 }
 
+void check_prompt(std::span<const int32_t> prompt, const Model& model, const GenerateOptions& options) {
+  if (prompt.empty()) fail("generation needs a prompt of at least one token");
+  if (const int64_t capacity = context_of(model, options); static_cast<int64_t>(prompt.size()) > capacity) {
+    fail("the prompt has {} tokens, but the context holds {}", prompt.size(), capacity);
+  }
+}
+
 Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
                    std::span<const int32_t> prompt, const GenerateOptions& options,
                    const std::function<void(std::string_view)>& on_text, const std::atomic<bool>* cancel) {
-  const int64_t capacity = options.context > 0 ? options.context : model.config.context;
-  if (prompt.empty()) fail("generation needs a prompt of at least one token");
-  if (static_cast<int64_t>(prompt.size()) > capacity) {
-    fail("the prompt has {} tokens, but the context holds {}", prompt.size(), capacity);
-  }
+  check_prompt(prompt, model, options);
+  const int64_t capacity = context_of(model, options);
   const auto cancelled = [&] { return cancel && cancel->load(); };
   Decoder decoder(ctx, model, capacity);
   Sampler sampler(options.sampling, static_cast<int32_t>(model.config.vocab));

@@ -32,9 +32,12 @@ struct Generated {
   double prompt_seconds = 0, generation_seconds = 0;
 };
 
+// Throws Error when the prompt is empty or does not fit the context.
+void check_prompt(std::span<const int32_t> prompt, const Model& model, const GenerateOptions& options);
+
 // Continues `prompt` (token ids, at least one). on_text receives text as soon as it is certain: whole UTF-8
-// characters, and nothing that could still become a stop string. Throws Error when the prompt does not fit
-// the context.
+// characters, and nothing that could still become a stop string. Throws Error as
+// check_prompt() does.
 Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
                    std::span<const int32_t> prompt, const GenerateOptions& options,
                    const std::function<void(std::string_view)>& on_text,

@@ -8,7 +8,7 @@
 #include <chrono>
 #include <csignal>
 #include <filesystem>
-#include <optional>
+#include <functional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -23,9 +23,21 @@ struct Outcome {
   std::string out, err;
 };
 
-// Starts GLADIUS_BINARY with these arguments. kill_after: SIGKILL (or `signal`) after so long, unless it ended before.
-inline Outcome run(const std::vector<std::string>& arguments, std::optional<std::chrono::milliseconds> kill_after = {},
-                   int signal = SIGKILL) {
+// Whether a moment has come, given the file that holds the standard output so far.
+using Moment = std::function<bool(const fs::path& out)>;
+
+inline Moment after(std::chrono::milliseconds time) {
+  return [end = std::chrono::steady_clock::now() + time](const fs::path&) { return std::chrono::steady_clock::now() >= end; };
+}
+
+inline Moment once_exists(fs::path path) {
+  return [path = std::move(path)](const fs::path&) { return fs::exists(path); };
+}
+
+inline bool once_printed(const fs::path& out) { return fs::exists(out) && fs::file_size(out) > 0; }
+
+// Starts GLADIUS_BINARY with these arguments and waits for its end. It gets `signal` when the moment `when` comes before.
+inline Outcome run(const std::vector<std::string>& arguments, const Moment& when = {}, int signal = SIGKILL) {
   const TemporaryFolder folder;
   const fs::path out = folder.path() / "out", err = folder.path() / "err";
   std::vector<char*> argv;
@@ -43,10 +55,9 @@ inline Outcome run(const std::vector<std::string>& arguments, std::optional<std:
     ::_exit(127);
   }
   int status = 0;
-  if (kill_after) {
-    const auto end = std::chrono::steady_clock::now() + *kill_after;
+  if (when) {
     while (::waitpid(child, &status, WNOHANG) == 0) {
-      if (std::chrono::steady_clock::now() >= end) {
+      if (when(out)) {
         ::kill(child, signal);
         ::waitpid(child, &status, 0);
         break;

@@ -92,7 +92,7 @@ TEST_CASE("killed and resumed runs, and other numbers of threads, give the same 
       REQUIRE(attempt < 400);
       const std::string out = "killed" + std::to_string(finished);
       const auto moment = std::chrono::milliseconds(10 + static_cast<int>(random() % 150));
-      const Outcome outcome = run(runs.arguments(out, 2, {"--resume"}), moment);
+      const Outcome outcome = run(runs.arguments(out, 2, {"--resume"}), after(moment));
       if (outcome.signal == SIGKILL) {
         ++kills;
         continue;
@@ -112,7 +112,7 @@ TEST_CASE("killed and resumed runs, and other numbers of threads, give the same 
   SUBCASE("Ctrl-C saves") {
     for (const int signal : {SIGINT, SIGTERM}) {
       const std::string out = "interrupted" + std::to_string(signal);
-      Outcome outcome = run(runs.arguments(out, 1), std::chrono::milliseconds(150), signal);
+      Outcome outcome = run(runs.arguments(out, 1), once_exists(runs.path(out + "/metrics.jsonl")), signal);
       if (outcome.code != 0) {
         CHECK(outcome.code == 130);
         CHECK(outcome.err.find("--resume") != std::string::npos);

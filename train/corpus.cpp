@@ -90,6 +90,7 @@ Corpus Corpus::open(std::span<const fs::path> inputs) {
     fail("no texts: looked for .txt and .jsonl files in {}", inputs.empty() ? "no input" : joined(inputs));
   }
   for (const fs::path& file : corpus.files_) corpus.bytes_ += MappedFile::open(file)->bytes().size();
+  if (corpus.bytes_ == 0) fail("no text: {} holds no byte", joined(corpus.files_));
   return corpus;
 }
 

@@ -35,7 +35,8 @@ class Corpus {
  public:
   // Folders are searched recursively, their files in the order of their paths; files that end in neither .txt
   // nor .jsonl are passed over there, and are an error when named themselves. The order of `inputs` is kept;
-  // what is named twice is read twice. Throws Error when an input is missing or when nothing is found.
+  // what is named twice is read twice. Throws Error when an input is missing, nothing is found or all is
+  // empty.
   static Corpus open(std::span<const std::filesystem::path> inputs);
 
   const std::vector<std::filesystem::path>& files() const { return files_; }

@@ -69,7 +69,13 @@ const Isa& choose_isa(std::string_view name) {
 
 std::unique_ptr<Backend> make_cpu_backend(int threads, std::string_view isa) {
   if (isa.empty()) {
-    if (const char* forced = std::getenv("GLADIUS_ISA")) isa = forced;
+    if (const char* forced = std::getenv("GLADIUS_ISA"); forced && *forced) {
+      try {
+        return make_cpu_backend(threads, forced);
+      } catch (const std::invalid_argument& error) {
+        throw std::invalid_argument(std::string("GLADIUS_ISA: ") + error.what());
+      }
+    }
   }
   if (cpu::cpu_isas().empty()) {
     if (isa.empty() || isa == "reference") return make_reference_backend();

@@ -1,0 +1,76 @@
+#include "cli/arguments.h"
+
+#include <fmt/format.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <iterator>
+#include <thread>
+
+#include "engine/error.h"
+
+namespace gladius::cli {
+
+int available_threads() {
+  cpu_set_t mask;
+  if (::sched_getaffinity(0, sizeof mask, &mask) == 0) return CPU_COUNT(&mask);
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+void add_compute_options(CLI::App& command, ComputeOptions& options) {
+  command.add_option("--device", options.device, "Where to compute: auto, cpu or cuda")
+      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
+      ->capture_default_str();
+  command
+      .add_option("--threads", options.threads,
+                  "Threads; 0: one for each processor that this process may use")
+      ->check(CLI::Range(0, 1024))
+      ->capture_default_str();
+}
+
+std::unique_ptr<Backend> make_backend(const ComputeOptions& options) {
+  if (options.device == "cuda") fail("this build has no CUDA backend; use --device cpu or auto");
+  return make_cpu_backend(options.threads > 0 ? options.threads : available_threads());
+}
+
+CLI::Validator number(double low, double high, const std::string& range) {
+  const auto check = [=](const std::string& text) {
+    double value = 0;
+    const bool good = CLI::detail::lexical_cast(text, value) && value >= low && value <= high;
+    return good ? std::string() : fmt::format("{} is not a number {}", text, range);
+  };
+  return CLI::Validator(check, "");
+}
+
+CLI::Validator not_negative() { return number(0, std::numeric_limits<double>::max(), "that is 0 or above"); }
+
+CLI::Validator file_type() {
+  const auto check = [](const std::string& text) {
+    try {
+      file_type_from_name(text);
+      return std::string();
+    } catch (const Error& error) {
+      return std::string(error.what());
+    }
+  };
+  return CLI::Validator(check, "");
+}
+
+void wrong_argument(const std::string& argument, const std::string& what) {
+  throw CLI::ValidationError(argument, what);
+}
+
+std::string read_text(const std::string& path) {
+  if (path == "-") return {std::istreambuf_iterator<char>(std::cin), {}};
+  if (std::filesystem::is_directory(path)) fail("{} is a folder, not a text file", path);
+  std::ifstream in(path, std::ios::binary);
+  if (!in) fail("cannot open {}: {}", path, std::strerror(errno));
+  return {std::istreambuf_iterator<char>(in), {}};
+}
+
+}  // namespace gladius::cli

@@ -1,0 +1,40 @@
+// Arguments that several commands take, and checks of their values.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <limits>
+#include <memory>
+#include <string>
+
+#include "export/quantize.h"
+#include "kernels/backend.h"
+
+namespace gladius::cli {
+
+// --device, --threads: where and how wide to compute.
+struct ComputeOptions {
+  std::string device = "auto";
+  int threads = 0;  // 0: as many as the process may use
+};
+void add_compute_options(CLI::App& command, ComputeOptions& options);
+std::unique_ptr<Backend> make_backend(const ComputeOptions& options);
+
+// Processors that this process may run on (its affinity mask).
+int available_threads();
+
+inline constexpr double kBelowOne = 1 - std::numeric_limits<double>::epsilon() / 2;
+
+// Accepts finite numbers in [low, high]; `range` says so to people, as in "0 or above".
+CLI::Validator number(double low, double high, const std::string& range);
+CLI::Validator not_negative();
+
+// Accepts the names of file types, in any case.
+CLI::Validator file_type();
+
+// Wrong arguments that no single option's check can find: one line, exit code 2. argument: its name.
+[[noreturn]] void wrong_argument(const std::string& argument, const std::string& what);
+
+// All of a file, or of standard input when the path is "-". Throws Error naming the path.
+std::string read_text(const std::string& path);
+
+}  // namespace gladius::cli

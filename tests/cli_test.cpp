@@ -1,0 +1,334 @@
+// The command as people meet it: help, wrong arguments, bad input, exit codes, and what is on the disk
+// afterwards.
+#include <doctest/doctest.h>
+#include <fmt/format.h>
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "tests/process.h"
+
+namespace gladius::test {
+namespace {
+
+const std::vector<std::vector<std::string>> kCommands = {{"tokenizer"},
+                                                         {"tokenizer", "train"},
+                                                         {"tokenizer", "encode"},
+                                                         {"tokenizer", "decode"},
+                                                         {"train"},
+                                                         {"generate"},
+                                                         {"export"},
+                                                         {"quantize"},
+                                                         {"inspect"},
+                                                         {"plan"},
+                                                         {"doctor"},
+                                                         {"evaluate"},
+                                                         {"logits"}};
+
+std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more) {
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+std::string joined(const std::vector<std::string>& arguments) {
+  std::string line = "gladius";
+  for (const std::string& argument : arguments) line += " " + argument;
+  return line;
+}
+
+// The command fails with this exit code, prints no result, and its last line on standard error, before which
+// only progress may stand, is "gladius…: " and a message that holds all of `parts`.
+void check_refused(const std::vector<std::string>& arguments, int code,
+                   const std::vector<std::string>& parts) {
+  const Outcome outcome = run(arguments);
+  INFO(joined(arguments) << "\nexit code " << outcome.code << ", signal " << outcome.signal << "\n"
+                         << outcome.err);
+  CHECK(outcome.code == code);
+  CHECK(outcome.out.empty());
+  REQUIRE(outcome.err.ends_with('\n'));
+  const std::string lines = fmt::format("\n{}", outcome.err.substr(0, outcome.err.size() - 1));
+  const std::string message = lines.substr(lines.rfind('\n') + 1);
+  CHECK(message.starts_with("gladius"));
+  if (code == 2) CHECK(message + "\n" == outcome.err);
+  for (const std::string& part : parts) CHECK_MESSAGE(contains(message, part), part);
+}
+
+// A text, a tokenizer and a model trained for two steps, made once for all tests.
+class Material {
+ public:
+  Material() {
+    std::string text;
+    for (int i = 0; i < 3000; ++i) text += i % 7 == 6 ? "night falls on Rome.\n" : "the king speaks ";
+    write(folder_ / "text.txt", text);
+    write(folder_ / "config.json", R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
+      "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+      "num_attention_heads": 2, "num_key_value_heads": 1, "hidden_act": "silu", "max_position_embeddings": 48,
+      "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": false})");
+    must({"tokenizer", "train", path("text.txt"), "--vocab", "300", "--out", path("tokenizer.gguf")});
+    must(training("run"));
+    must({"export", path("run"), "--gguf", "F32,Q8_0", "--hf", "--name", "m", "--out", path("")});
+  }
+
+  std::string path(const std::string& name) const { return (folder_ / name).string(); }
+
+  std::vector<std::string> training(const std::string& out) const {
+    return {"train",
+            path("text.txt"),
+            "--model",
+            path("config.json"),
+            "--tokenizer",
+            path("tokenizer.gguf"),
+            "--out",
+            path(out),
+            "--steps",
+            "2",
+            "--batch",
+            "2",
+            "--context",
+            "32",
+            "--threads",
+            "1",
+            "--validation-windows",
+            "2"};
+  }
+
+ private:
+  static void must(const std::vector<std::string>& arguments) {
+    const Outcome outcome = run(arguments);
+    if (outcome.code != 0) throw std::runtime_error(joined(arguments) + ": " + outcome.err);
+  }
+
+  TemporaryFolder folder_;
+};
+
+const Material& material() {
+  static const Material made;
+  return made;
+}
+
+// The names in a folder, in order.
+std::vector<std::string> names(const fs::path& folder) {
+  std::vector<std::string> result;
+  for (const auto& entry : fs::directory_iterator(folder)) result.push_back(entry.path().filename().string());
+  std::sort(result.begin(), result.end());
+  return result;
+}
+
+TEST_CASE("every command has help with an example") {
+  for (const auto& command : kCommands) {
+    const Outcome outcome = run(with(command, {"--help"}));
+    INFO(joined(command) << "\n" << outcome.out);
+    CHECK(outcome.code == 0);
+    CHECK(outcome.err.empty());
+    CHECK(contains(outcome.out, "Example:\n  "));
+    CHECK(contains(outcome.out, joined(command)));
+  }
+}
+
+TEST_CASE("the help of the program names every command") {
+  const Outcome outcome = run({"--help"});
+  CHECK(outcome.code == 0);
+  for (const auto& command : kCommands) CHECK(contains(outcome.out, "\n  " + command.front()));
+}
+
+TEST_CASE("wrong arguments: one line that names them, exit code 2") {
+  check_refused({}, 2, {"--help"});
+  check_refused({"fly"}, 2, {"fly"});
+  check_refused({"train"}, 2, {"gladius train", "--help"});
+  check_refused({"train", "text.txt", "--out", "run", "--no-such-option"}, 2, {"--no-such-option"});
+  check_refused({"train", "text.txt", "--out", "run", "--batch", "0"}, 2, {"--batch", "0"});
+  check_refused({"train", "text.txt", "--out", "run", "--steps", "many"}, 2, {"--steps", "many"});
+  for (const char* option : {"--lr", "--min-lr", "--beta1", "--beta2", "--eps", "--clip", "--weight-decay"}) {
+    check_refused({"train", "text.txt", "--out", "run", option, "nan"}, 2, {option, "nan"});
+    check_refused({"train", "text.txt", "--out", "run", option, "-1"}, 2, {option, "-1"});
+  }
+  check_refused({"train", "text.txt", "--out", "run", "--beta1", "1"}, 2, {"--beta1"});
+  check_refused({"train", "text.txt", "--out", "run", "--export-gguf", "Q9_X"}, 2,
+                {"--export-gguf", "Q9_X", "Q4_K_M"});
+  check_refused({"generate", "m.gguf", "--device", "tpu"}, 2, {"--device", "tpu"});
+  check_refused({"generate", "m.gguf", "--threads", "-3"}, 2, {"--threads", "-3"});
+  check_refused({"generate", "m.gguf", "--prompt", "a", "--prompt-file", "b"}, 2, {"--prompt"});
+  check_refused({"quantize", "a.gguf", "b.gguf", "Q9_X"}, 2, {"Q9_X", "Q4_K_M"});
+  check_refused({"export", "run", "--out", "folder"}, 2, {"--gguf", "--hf"});
+  check_refused({"export", "run", "--out", "folder", "--gguf", "Q9_X"}, 2, {"--gguf", "Q9_X", "Q4_K_M"});
+  check_refused({"plan", "--context", "0"}, 2, {"--context"});
+  check_refused({"tokenizer"}, 2, {"gladius tokenizer"});
+  check_refused({"tokenizer", "train", "a.txt", "--out", "t.gguf", "--coverage", "0.5"}, 2, {"--coverage"});
+  const Material& m = material();
+  for (const char* option : {"--temperature", "--top-p", "--min-p", "--repeat-penalty"}) {
+    check_refused({"generate", m.path("m-F32.gguf"), "--prompt", "a", option, "nan"}, 2, {option});
+    check_refused({"generate", m.path("m-F32.gguf"), "--prompt", "a", option, "-0.5"}, 2, {option});
+  }
+}
+
+TEST_CASE("an instruction set that cannot be used is an error, not a crash") {
+  ::setenv("GLADIUS_ISA", "z80", 1);
+  check_refused({"doctor"}, 1, {"GLADIUS_ISA", "z80"});
+  ::unsetenv("GLADIUS_ISA");
+}
+
+TEST_CASE("files that are missing or something else are named, exit code 1") {
+  const Material& m = material();
+  const TemporaryFolder folder;
+  write(folder / "noise.gguf", "this is no model");
+  write(folder / "noise.safetensors", "this is no checkpoint, although it is long enough");
+  write(folder / "empty.gguf", "");
+  write(folder / "noise.json", "[1, 2");
+  const std::string missing = (folder / "missing.gguf").string(), out = (folder / "out").string();
+  for (const char* name : {"noise.gguf", "empty.gguf", "noise.safetensors", "missing.gguf", "."}) {
+    const std::string path = (folder / name).string();
+    check_refused({"inspect", path}, 1, {path});
+    check_refused({"generate", path, "--prompt", "a"}, 1, {path});
+    check_refused({"evaluate", path, "--data", m.path("text.txt")}, 1, {path});
+    check_refused({"export", path, "--gguf", "F32", "--out", out}, 1, {path});
+    check_refused({"tokenizer", "encode", path, "a"}, 1, {path});
+  }
+  check_refused({"quantize", missing, out, "Q8_0"}, 1, {missing});
+  check_refused({"train", (folder / "missing.txt").string(), "--out", out}, 1, {"missing.txt"});
+  check_refused({"evaluate", m.path("m-F32.gguf"), "--data", (folder / "missing.txt").string()}, 1,
+                {"missing.txt"});
+  check_refused({"generate", m.path("m-F32.gguf"), "--prompt-file", (folder / "missing.txt").string()}, 1,
+                {"missing.txt"});
+  check_refused(
+      {"logits", m.path("m-F32.gguf"), "--ids-json", (folder / "noise.json").string(), "--out", out}, 1,
+      {"noise.json"});
+  check_refused({"plan", "--model", (folder / "noise.json").string()}, 1, {"noise.json"});
+  check_refused({"generate", m.path("tokenizer.gguf"), "--prompt", "a"}, 1, {m.path("tokenizer.gguf")});
+  check_refused({"tokenizer", "decode", m.path("tokenizer.gguf"), "300"}, 1, {"300"});
+  CHECK_FALSE(fs::exists(out));
+}
+
+TEST_CASE("empty texts, and a vocabulary larger than the text allows") {
+  const Material& m = material();
+  const TemporaryFolder folder;
+  const std::string empty = (folder / "empty.txt").string(), out = (folder / "run").string();
+  write(empty, "");
+  check_refused({"train", empty, "--tokenizer", m.path("tokenizer.gguf"), "--model", m.path("config.json"),
+                 "--out", out},
+                1, {"empty.txt"});
+  check_refused({"evaluate", m.path("m-F32.gguf"), "--data", empty}, 1, {"empty.txt"});
+  check_refused({"tokenizer", "train", empty, "--out", (folder / "t.gguf").string()}, 1, {"empty.txt"});
+  write(folder / "short.txt", "a short text");
+  check_refused({"tokenizer", "train", (folder / "short.txt").string(), "--vocab", "32000", "--out",
+                 (folder / "t.gguf").string()},
+                1, {"32000", "at most"});
+  CHECK_FALSE(fs::exists(folder / "t.gguf"));
+}
+
+TEST_CASE("bytes that are no UTF-8 are text like any other") {
+  const Material& m = material();
+  const TemporaryFolder folder;
+  write(folder / "bytes.bin", "king \xFF\xFE\xC3 \xF0\x9F Rome");
+  const Outcome encoded =
+      run({"tokenizer", "encode", m.path("tokenizer.gguf"), "--file", (folder / "bytes.bin").string()});
+  REQUIRE_MESSAGE(encoded.code == 0, encoded.err);
+  std::vector<std::string> arguments = {"tokenizer", "decode", m.path("tokenizer.gguf")};
+  std::istringstream ids(encoded.out);
+  for (std::string id; ids >> id;) arguments.push_back(id);
+  const Outcome decoded = run(arguments);
+  REQUIRE_MESSAGE(decoded.code == 0, decoded.err);
+  CHECK(decoded.out == read(folder / "bytes.bin") + "\n");
+  const Outcome generated = run(
+      {"generate", m.path("m-F32.gguf"), "--prompt-file", (folder / "bytes.bin").string(), "--tokens", "2"});
+  CHECK_MESSAGE(generated.code == 0, generated.err);
+}
+
+TEST_CASE("weights that are not finite: no token is drawn, no quantised file is made") {
+  const Material& m = material();
+  const TemporaryFolder folder;
+  const std::string damaged = (folder / "nan.gguf").string(), out = (folder / "out.gguf").string();
+  std::string bytes = read(m.path("m-F32.gguf"));
+  const float nan = std::nanf("");
+  std::memcpy(bytes.data() + bytes.size() - sizeof nan, &nan,
+              sizeof nan);  // the last value of the last tensor
+  write(damaged, bytes);
+  check_refused({"quantize", damaged, out, "Q8_0"}, 1, {"nan.gguf", "blk.0.ffn_up.weight", "NaN"});
+  CHECK_FALSE(fs::exists(out));
+  const Outcome outcome = run({"generate", damaged, "--prompt", "the king", "--quiet"});
+  CHECK(outcome.code == 1);
+  CHECK_MESSAGE(contains(outcome.err, "nan"), outcome.err);
+}
+
+// Every file that a child process writes is cut at `bytes`, as on a full disk.
+class FullDisk {
+ public:
+  explicit FullDisk(rlim_t bytes) {
+    previous_handler_ =
+        std::signal(SIGXFSZ, SIG_IGN);  // children inherit it: writing fails in place of a signal
+    ::getrlimit(RLIMIT_FSIZE, &previous_);
+    const rlimit limit{bytes, previous_.rlim_max};
+    ::setrlimit(RLIMIT_FSIZE, &limit);
+  }
+  ~FullDisk() {
+    ::setrlimit(RLIMIT_FSIZE, &previous_);
+    std::signal(SIGXFSZ, previous_handler_);
+  }
+  FullDisk(const FullDisk&) = delete;
+  FullDisk& operator=(const FullDisk&) = delete;
+
+ private:
+  rlimit previous_{};
+  void (*previous_handler_)(int) = nullptr;
+};
+
+TEST_CASE("a full disk: an error that names the file, and nothing half-written") {
+  const Material& m = material();
+  const TemporaryFolder folder;
+  const std::string out = (folder / "out").string();
+  fs::create_directories(out);
+  {
+    const FullDisk disk(4096);
+    check_refused({"quantize", m.path("m-F32.gguf"), out + "/q.gguf", "Q8_0"}, 1, {"q.gguf"});
+    check_refused({"export", m.path("run"), "--hf", "--name", "m", "--out", out}, 1, {"m-hf"});
+    check_refused({"export", m.path("run"), "--gguf", "F32", "--name", "m", "--out", out}, 1, {"m-F32.gguf"});
+    check_refused({"tokenizer", "train", m.path("text.txt"), "--vocab", "300", "--out", out + "/t.gguf"}, 1,
+                  {"t.gguf"});
+  }
+  CHECK(names(out).empty());
+}
+
+TEST_CASE("folders that are missing or cannot be written are named") {
+  const Material& m = material();
+  const TemporaryFolder folder;
+  write(folder / "file", "not a folder");
+  const std::string inside = (folder / "file" / "x").string();
+  check_refused({"quantize", m.path("m-F32.gguf"), (folder / "no" / "q.gguf").string(), "Q8_0"}, 1,
+                {"q.gguf"});
+  check_refused({"export", m.path("run"), "--gguf", "F32", "--out", inside}, 1, {inside});
+  check_refused(with({"train", m.path("text.txt")}, {"--tokenizer", m.path("tokenizer.gguf"), "--model",
+                                                     m.path("config.json"), "--out", inside}),
+                1, {inside});
+}
+
+TEST_CASE("a quantised file is never written over its own source") {
+  const Material& m = material();
+  const std::string path = m.path("m-Q8_0.gguf"), before = read(path);
+  check_refused({"quantize", "--requantize", path, path, "Q4_0"}, 1, {"m-Q8_0.gguf"});
+  CHECK(read(path) == before);
+}
+
+TEST_CASE("Ctrl-C ends a generation with what there is, exit code 130") {
+  const Material& m = material();
+  const Outcome outcome = run({"generate", m.path("m-F32.gguf"), "--prompt", "the king", "--tokens",
+                               "1000000000", "--context", "100000", "--ignore-end", "--temperature", "0"},
+                              once_printed, SIGINT);
+  CHECK(outcome.code == 130);
+  CHECK(outcome.signal == 0);
+  CHECK(contains(outcome.out, "the king"));
+}
+
+TEST_CASE("a full context ends the text with a message, and a prompt that does not fit is refused") {
+  const Material& m = material();
+  const Outcome outcome =
+      run({"generate", m.path("m-F32.gguf"), "--prompt", "the king", "--tokens", "1000", "--ignore-end"});
+  CHECK(outcome.code == 0);
+  CHECK(contains(outcome.err, "the context is full"));
+  check_refused({"generate", m.path("m-F32.gguf"), "--prompt", "the king speaks", "--context", "2"}, 1,
+                {"context"});
+}
+
+}  // namespace
+}  // namespace gladius::test
