@@ -1,7 +1,6 @@
 #include "cli/arguments.h"
 
 #include <fmt/format.h>
-#include <sched.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -10,17 +9,11 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
-#include <thread>
 
+#include "cli/machine.h"
 #include "engine/error.h"
 
 namespace gladius::cli {
-
-int available_threads() {
-  cpu_set_t mask;
-  if (::sched_getaffinity(0, sizeof mask, &mask) == 0) return CPU_COUNT(&mask);
-  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
-}
 
 void add_compute_options(CLI::App& command, ComputeOptions& options) {
   command.add_option("--device", options.device, "Where to compute: auto, cpu or cuda")

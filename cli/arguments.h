@@ -19,10 +19,8 @@ struct ComputeOptions {
 void add_compute_options(CLI::App& command, ComputeOptions& options);
 std::unique_ptr<Backend> make_backend(const ComputeOptions& options);
 
-// Processors that this process may run on (its affinity mask).
-int available_threads();
-
-inline constexpr double kBelowOne = 1 - std::numeric_limits<double>::epsilon() / 2;
+inline constexpr double kBelowOne =
+    1 - std::numeric_limits<float>::epsilon() / 2.0;  // the largest float below 1
 
 // Accepts finite numbers in [low, high]; `range` says so to people, as in "0 or above".
 CLI::Validator number(double low, double high, const std::string& range);

@@ -1,9 +1,10 @@
 #include <fmt/format.h>
 
-#include <fstream>
+#include <cstdlib>
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "cli/machine.h"
 #include "cli/terminal.h"
 #include "export/loaded_model.h"
 #include "kernels/cpu/isas.h"
@@ -11,31 +12,17 @@
 namespace gladius::cli {
 namespace {
 
-// The value of the first "key: value" line of a /proc file; empty when there is none.
-std::string proc_value(const char* file, const std::string& key) {
-  std::ifstream in(file);
-  for (std::string line; std::getline(in, line);) {
-    const size_t colon = line.find(':');
-    if (colon == std::string::npos || line.compare(0, key.size(), key) != 0) continue;
-    const size_t begin = line.find_first_not_of(" \t", colon + 1);
-    return begin == std::string::npos ? std::string() : line.substr(begin);
-  }
-  return {};
-}
-
-std::string memory_line(const std::string& key) {
-  const std::string value = proc_value("/proc/meminfo", key);
-  return value.empty() ? "unknown" : human_bytes(std::strtoull(value.c_str(), nullptr, 10) * 1024);
-}
+std::string memory_text(uint64_t bytes) { return bytes == 0 ? "unknown" : human_bytes(bytes); }
 
 void report() {
-  const std::string cpu = proc_value("/proc/cpuinfo", "model name");
+  const std::string cpu = cpu_model();
   const auto backend = make_cpu_backend(available_threads());
   const char* forced = std::getenv("GLADIUS_ISA");
   fmt::print("gladius {}\n", version());
   fmt::print("CPU        {}\n", cpu.empty() ? "unknown model" : cpu);
   fmt::print("threads    {} (processors that this process may use)\n", backend->threads());
-  fmt::print("memory     {} in all, {} available\n", memory_line("MemTotal"), memory_line("MemAvailable"));
+  fmt::print("memory     {} in all, {} available\n", memory_text(total_memory()),
+             memory_text(available_memory()));
   fmt::print("backend    {}, {}\n", backend->name(),
              forced ? "forced by GLADIUS_ISA" : "the best instruction set that this CPU runs");
   fmt::print("           {} of working memory\n", human_bytes(backend->scratch_bytes()));

@@ -42,7 +42,7 @@ void run(const Options& o) {
     return !interrupted().load();
   });
   progress.done();
-  if (interrupted().load()) throw Exit{kInterruptedExit};
+  stop_if_interrupted();
   if (loss.targets == 0) fail("{} holds no text to evaluate", o.data);
 
   const int64_t length = characters(text);

@@ -18,7 +18,7 @@ namespace fs = std::filesystem;
 struct Options {
   std::string source, out, name, dtype = "F32", importance;
   std::vector<std::string> gguf;
-  bool hf = false, best = false;
+  bool hf = false, best = false, requantize = false;
   ComputeOptions compute;
 };
 
@@ -27,16 +27,21 @@ void run(const Options& o) {
   const auto backend = make_backend(o.compute);
   const auto pool = BufferPool::make();
   const SourceModel source = load_model(o.source, *backend, *pool, WeightUse::inference, o.best);
-  const std::string name = o.name.empty() ? source.model.config.name : o.name;
+  const std::string name = o.name.empty() ? file_name(source.model.config.name) : o.name;
   std::optional<ImportanceMatrix> importance;
   if (!o.importance.empty()) importance = read_importance(o.importance);
+  QuantizeOptions options;
+  options.importance = importance ? &*importance : nullptr;
+  options.requantize = o.requantize;
   fs::create_directories(o.out);
+  catch_interrupts();
   for (const std::string& type : o.gguf) {
-    const fs::path path = export_gguf(source, fs::path(o.out), name, file_type_from_name(type), *backend,
-                                      importance ? &*importance : nullptr);
+    options.type = file_type_from_name(type);
+    const fs::path path = export_gguf(source, fs::path(o.out), name, options, *backend);
     fmt::print("{}  {}\n", path.string(), human_bytes(fs::file_size(path)));
   }
   if (o.hf) {
+    stop_if_interrupted();
     const fs::path folder = fs::path(o.out) / (name + "-hf");
     save_hf(folder, source.model, source.vocab, {*dtype_from_name(o.dtype), source.provenance}, *backend);
     fmt::print("{}  {} weights\n", folder.string(), o.dtype);
@@ -45,14 +50,19 @@ void run(const Options& o) {
 
 }  // namespace
 
+std::string file_name(std::string name) {
+  for (char& c : name) {
+    if (c == '/' || static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = '-';
+  }
+  return name.empty() || name == "." || name == ".." ? "model" : name;
+}
+
 fs::path export_gguf(const SourceModel& source, const fs::path& folder, const std::string& name,
-                     FileType type, Backend& backend, const ImportanceMatrix* importance) {
-  const fs::path path = folder / fmt::format("{}-{}.gguf", name, file_type_name(type));
-  QuantizeOptions options;
-  options.type = type;
-  options.importance = importance;
+                     QuantizeOptions options, Backend& backend) {
+  const fs::path path = folder / fmt::format("{}-{}.gguf", name, file_type_name(options.type));
   Progress progress(fmt::format("writing {}", path.filename().string()));
   options.progress = [&](const QuantizeStep& step) {
+    stop_if_interrupted();
     progress.update(step.index, step.count, std::string(step.name));
   };
   save_gguf(path, source.model, source.vocab, source.provenance, options, backend);
@@ -70,12 +80,18 @@ void add_export(CLI::App& app) {
       ->check(file_type());
   command->add_flag("--hf", o->hf, "Write a Hugging Face folder");
   command->add_option("--out", o->out, "Folder to write into")->required();
-  command->add_option("--name", o->name, "Start of the names; the model's own by default");
+  command->add_option("--name", o->name, "Start of the names; the model's own by default")
+      ->check([](const std::string& name) {
+        return file_name(name) == name ? std::string()
+                                       : fmt::format("'{}' cannot be the start of a file's name", name);
+      });
   command->add_option("--dtype", o->dtype, "Weights of the Hugging Face folder: F32, BF16 or F16")
       ->check(CLI::IsMember({"F32", "BF16", "F16"}))
       ->capture_default_str();
   command->add_option("--imatrix", o->importance,
                       "Importance matrix (GGUF or .dat) that weighs the quantisers' errors");
+  command->add_flag("--requantize", o->requantize,
+                    "Allow tensors that are quantised already (loses quality)");
   command->add_flag("--best", o->best,
                     "Of a training folder: the checkpoint with the best validation loss, not the newest");
   add_compute_options(*command, o->compute);

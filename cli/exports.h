@@ -9,9 +9,11 @@
 
 namespace gladius::cli {
 
-// Writes FOLDER/NAME-TYPE.gguf with progress and returns its path.
+// A model's name as a file may be called: a file's metadata must not lead out of the folder.
+std::string file_name(std::string name);
+
+// Writes FOLDER/NAME-TYPE.gguf with progress and returns its path. Ends the command when interrupted.
 std::filesystem::path export_gguf(const SourceModel& source, const std::filesystem::path& folder,
-                                  const std::string& name, FileType type, Backend& backend,
-                                  const ImportanceMatrix* importance = nullptr);
+                                  const std::string& name, QuantizeOptions options, Backend& backend);
 
 }  // namespace gladius::cli

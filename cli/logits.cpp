@@ -1,11 +1,11 @@
 #include <fmt/format.h>
 
-#include <fstream>
 #include <nlohmann/json.hpp>
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/model_source.h"
+#include "export/atomic_file.h"
 
 namespace gladius::cli {
 namespace {
@@ -15,21 +15,28 @@ struct Options {
   ComputeOptions compute;
 };
 
-std::vector<int32_t> read_ids(const std::string& path) {
+std::vector<int32_t> read_ids(const std::string& path, int64_t vocab) {
+  std::vector<int32_t> ids;
   try {
-    return nlohmann::json::parse(read_text(path)).get<std::vector<int32_t>>();
+    for (const auto& id : nlohmann::json::parse(read_text(path))) {
+      if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(vocab))
+        fail("{}: {} is not the id of a token, 0 to {}", path, id.dump(), vocab - 1);
+      ids.push_back(id.get<int32_t>());
+    }
   } catch (const nlohmann::json::exception& error) {
     fail("{} is not a JSON array of token ids: {}", path, error.what());
   }
+  if (ids.empty()) fail("{} holds no token ids", path);
+  return ids;
 }
 
 void run(const Options& o) {
   const auto backend = make_backend(o.compute);
   const auto pool = BufferPool::make();
   const LoadedModel loaded = load_model(o.model, *backend, *pool, WeightUse::inference);
-  const std::vector<int32_t> ids = read_ids(o.ids);
+  const std::vector<int32_t> ids = read_ids(o.ids, loaded.model.config.vocab);
   const auto T = static_cast<int64_t>(ids.size());
-  if (T == 0) fail("{} holds no token ids", o.ids);
+  AtomicFile out(o.out, static_cast<uint64_t>(T * loaded.model.config.vocab) * sizeof(float));
 
   Context ctx{*backend, *pool};
   TokenBatch batch = make_token_batch(1, T, *pool);
@@ -37,10 +44,8 @@ void run(const Options& o) {
   const RopeTable table = make_rope_table(loaded.model.config, T, *pool);
   const Tensor scores = logits(ctx, loaded.model, forward(ctx, loaded.model, table, batch));
 
-  std::ofstream out(o.out, std::ios::binary);
-  out.write(reinterpret_cast<const char*>(scores.data()), static_cast<std::streamsize>(scores.bytes()));
-  out.close();
-  if (!out) fail("cannot write {}", o.out);
+  out.write(std::span(scores.data(), scores.bytes()));
+  out.commit();
 }
 
 }  // namespace

@@ -1,7 +1,9 @@
 // The `gladius` command: arguments in, calls out.
 #include <fmt/format.h>
 
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <exception>
 
 #include "cli/commands.h"
@@ -62,13 +64,20 @@ int run(int argc, char** argv) {
   return 0;
 }
 
+// What was printed must have arrived: a full disk is an error, too.
+int finish(int code) {
+  if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return code;
+  fmt::print(stderr, "gladius: cannot write to standard output: {}\n", std::strerror(errno));
+  return code == 0 ? kFailed : code;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
-    return run(argc, argv);
+    return finish(run(argc, argv));
   } catch (const gladius::cli::Exit& exit) {
-    return exit.code;
+    return finish(exit.code);
   } catch (const std::exception& error) {
     fmt::print(stderr, "gladius: {}\n", error.what());
     return kFailed;

@@ -1,8 +1,11 @@
 #include "cli/model_source.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
 
 #include "export/hf.h"
 #include "export/model_gguf.h"
@@ -19,13 +22,20 @@ namespace fs = std::filesystem;
 
 enum class Kind { gguf, hugging_face, checkpoint, training_folder, sentencepiece };
 
+bool starts_with(const fs::path& path, std::string_view magic) {
+  std::string start(magic.size(), '\0');
+  std::ifstream(path, std::ios::binary).read(start.data(), static_cast<std::streamsize>(start.size()));
+  return start == magic;
+}
+
 Kind kind_of(const fs::path& path) {
   if (!fs::exists(path)) fail("there is no {}", path.string());
   if (fs::is_directory(path)) {
     return fs::exists(path / "config.json") || fs::exists(path / "tokenizer.json") ? Kind::hugging_face
                                                                                    : Kind::training_folder;
   }
-  if (path.extension() == ".gguf") return Kind::gguf;
+  if (starts_with(path, "GGUF")) return Kind::gguf;
+  if (path.extension() == ".gguf") fail("{} is no GGUF file: it does not start with \"GGUF\"", path.string());
   if (path.extension() == ".safetensors") return Kind::checkpoint;
   if (path.extension() == ".model") return Kind::sentencepiece;
   fail("{} is no GGUF file, Hugging Face folder, checkpoint (.safetensors) or training folder",
@@ -69,7 +79,11 @@ Config config_from(const std::string& name) {
 FoundCheckpoint newest_checkpoint(const fs::path& folder) {
   std::vector<std::string> damaged;
   auto found = find_newest_checkpoint(folder, damaged);
-  if (found) return std::move(*found);
+  if (found) {
+    for (const std::string& line : damaged)
+      fmt::print(stderr, "{}: passed over, {} is used\n", line, found->path.string());
+    return std::move(*found);
+  }
   if (damaged.empty())
     fail("{} holds neither a Hugging Face model (config.json) nor a checkpoint", folder.string());
   fail("{} holds no loadable checkpoint: {}", folder.string(), damaged.front());

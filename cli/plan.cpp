@@ -4,6 +4,7 @@
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "cli/machine.h"
 #include "cli/model_source.h"
 #include "cli/terminal.h"
 
@@ -29,12 +30,17 @@ void print_memory(const MemoryPlan& memory) {
 void run(const PlanOptions& o) {
   const Config config = config_from(o.model);
   const auto backend = make_backend(o.compute);
-  const int64_t tokens = o.batch * o.context * o.accum;
+  const int64_t tokens = o.batch * o.context * o.accum;  // below 2^56
   fmt::print("model       {}: {} parameters\n", config.name, grouped(config.parameters()));
   fmt::print("step        {} tokens: batch {} × context {} × {} micro-batches\n", grouped(tokens), o.batch,
              o.context, o.accum);
-  print_memory(plan_memory(config, o.batch, o.context, *backend));
+  const MemoryPlan memory = plan_memory(config, o.batch, o.context, *backend);
+  print_memory(memory);
   if (!o.measure) return;
+  if (const uint64_t available = available_memory(); available > 0 && memory.total() > available) {
+    fmt::print("time        not measured: {} of memory are available\n", human_bytes(available));
+    return;
+  }
 
   const TimePlan time = measure_time(config, o.batch, o.context, *backend);
   const double seconds = time.micro_batch * static_cast<double>(o.accum) + time.optimiser;
@@ -60,7 +66,7 @@ void add_plan(CLI::App& app) {
       ->check(CLI::Range(1, 1 << 20))
       ->capture_default_str();
   command->add_option("--accum", o->accum, "Micro-batches in a step")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(CLI::Range(1, 1 << 16))
       ->capture_default_str();
   command->add_option("--steps", o->steps, "Steps of the run")
       ->check(CLI::Range(1, 1 << 30))

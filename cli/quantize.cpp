@@ -23,8 +23,10 @@ void run(const Options& o) {
   options.type = file_type_from_name(o.type);
   options.importance = importance ? &*importance : nullptr;
   options.requantize = o.requantize;
+  catch_interrupts();
   Progress progress("quantising");
   options.progress = [&](const QuantizeStep& step) {
+    stop_if_interrupted();
     progress.update(step.index, step.count, std::string(step.name));
   };
   quantize_file(o.in, o.out, options, *backend);

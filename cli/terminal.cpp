@@ -6,6 +6,8 @@
 #include <csignal>
 #include <cstdio>
 
+#include "cli/commands.h"
+
 namespace gladius::cli {
 namespace {
 
@@ -72,6 +74,11 @@ void Progress::done() {
 void catch_interrupts() {
   std::signal(SIGINT, on_signal);
   std::signal(SIGTERM, on_signal);
+  std::signal(SIGHUP, on_signal);
+}
+
+void stop_if_interrupted() {
+  if (interrupted().load()) throw Exit{kInterruptedExit};
 }
 
 const std::atomic<bool>& interrupted() { return interrupt_flag; }

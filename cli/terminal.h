@@ -31,10 +31,11 @@ class Progress {
   Clock::time_point start_, last_;
 };
 
-// Set by Ctrl-C (SIGINT) and SIGTERM once catch_interrupts() was called; a second signal ends the program at
-// once.
+// Set by Ctrl-C (SIGINT), SIGTERM and SIGHUP once catch_interrupts() was called; a second signal ends the
+// program at once.
 void catch_interrupts();
 const std::atomic<bool>& interrupted();
 inline constexpr int kInterruptedExit = 130;  // 128 + SIGINT, as shells count
+void stop_if_interrupted();                   // ends the command with that code
 
 }  // namespace gladius::cli

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <iostream>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
@@ -16,7 +17,7 @@
 namespace gladius::cli {
 namespace {
 
-// ---- train
+// ---- train ----
 
 struct TrainCommand {
   std::vector<std::filesystem::path> inputs;
@@ -51,10 +52,11 @@ void add_train_command(CLI::App& tokenizer) {
   command->callback([o] { run_train(*o); });
 }
 
-// ---- encode and decode
+// ---- encode and decode ----
 
 struct CodecCommand {
-  std::string model, text, file;
+  std::string model, file;
+  std::optional<std::string> text;
   std::vector<int32_t> ids;
   bool json = false, special = false, parse_special = false;
 };
@@ -73,9 +75,11 @@ void encode_json_lines(const Tokenizer& tokenizer, const CodecCommand& o) {
 }
 
 void run_encode(const CodecCommand& o) {
+  if ((o.text.has_value() ? 1 : 0) + (o.file.empty() ? 0 : 1) + (o.json ? 1 : 0) != 1)
+    wrong_argument("text", "give one text: as an argument, with --file, or as --ids-json lines");
   const auto tokenizer = make_tokenizer(load_vocab(o.model), o.model);
   if (o.json) return encode_json_lines(*tokenizer, o);
-  const std::string text = o.file.empty() ? o.text : read_text(o.file);
+  const std::string text = o.text ? *o.text : read_text(o.file);
   std::string line;
   for (const int32_t id : tokenizer->encode(text, o.special, o.parse_special)) {
     line += (line.empty() ? "" : " ") + std::to_string(id);

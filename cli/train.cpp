@@ -10,7 +10,7 @@
 #include "cli/model_source.h"
 #include "cli/terminal.h"
 #include "cli/train_progress.h"
-#include "train/plan.h"
+#include "train/folder_lock.h"
 #include "train/tokenizer_train.h"
 #include "train/trainer.h"
 
@@ -32,15 +32,26 @@ struct Options {
   ComputeOptions compute;
 };
 
-// The tokenizer that --tokenizer or --init-from names, or a new one in the run's folder.
-Vocab choose_vocab(const Options& o, const Config& config) {
-  if (!o.tokenizer.empty()) return load_vocab(o.tokenizer);
-  if (!o.init_from.empty()) return load_vocab(o.init_from);
+// Arguments that contradict each other, before any work is done.
+void check_arguments(const Options& o) {
+  if (o.min_lr.value_or(0) > o.lr)
+    wrong_argument("--min-lr", fmt::format("{} is above --lr, {}", *o.min_lr, o.lr));
+  if (o.steps > 0 && o.warmup.value_or(0) > o.steps)
+    wrong_argument("--warmup", fmt::format("{} steps do not fit --steps {}", *o.warmup, o.steps));
+}
+
+void check_context(const Options& o, const Config& config) {
+  if (o.context > config.context)
+    wrong_argument("--context", fmt::format("{} is more than the model's {}", o.context, config.context));
+}
+
+// A tokenizer of the run's own. That of a run with checkpoints is kept.
+Vocab own_vocab(const Options& o, int64_t size) {
   const fs::path path = fs::path(o.out) / "tokenizer.gguf";
-  if (!fs::exists(path)) {
-    fmt::print(stderr, "training a tokenizer of {} pieces\n", grouped(config.vocab));
+  if (!has_checkpoints(o.out) || !fs::exists(path)) {
+    fmt::print(stderr, "training a tokenizer of {} pieces\n", grouped(size));
     TokenizerTrainOptions options;
-    options.vocab_size = static_cast<int32_t>(config.vocab);
+    options.vocab_size = static_cast<int32_t>(size);
     const Corpus corpus = Corpus::open(o.inputs);
     save_vocab(path.string(), train_tokenizer(texts_of(corpus), options));
   }
@@ -57,7 +68,12 @@ std::shared_ptr<const TokenCache> prepare(const Options& o, const std::vector<fs
   options.progress = [&](CacheOptions::Stage, uint64_t done, uint64_t total) {
     progress.update(done, total);
   };
-  const PreparedTokens prepared = prepare_tokens(Corpus::open(inputs), tokenizer, options);
+  PreparedTokens prepared;
+  try {
+    prepared = prepare_tokens(Corpus::open(inputs), tokenizer, options);
+  } catch (const Cancelled&) {
+    throw Exit{kInterruptedExit};
+  }
   progress.done();
   if (!prepared.damage.empty()) fmt::print(stderr, "the token cache was made anew: {}\n", prepared.damage);
   return prepared.cache;
@@ -86,7 +102,6 @@ TrainSettings settle(const Options& o, const Config& config, const TokenSplits& 
   TrainSettings s = o.settings;
   s.folder = o.out;
   s.context = o.context > 0 ? o.context : std::min<int64_t>(config.context, 256);
-  if (s.context > config.context) fail("--context {} is more than the model's {}", s.context, config.context);
   const double windows =
       std::ceil(static_cast<double>(splits.training.size()) / static_cast<double>(s.context));
   const double steps = std::ceil(o.epochs * windows / static_cast<double>(s.batch * s.accum));
@@ -97,25 +112,41 @@ TrainSettings settle(const Options& o, const Config& config, const TokenSplits& 
   return s;
 }
 
-Model start_model(const Options& o, const Config& config, Backend& backend, BufferPool& pool) {
-  if (o.init_from.empty()) return new_model(config, o.settings.seed, pool, backend.threads());
-  Model model = load_model(o.init_from, backend, pool, WeightUse::training).model;
-  set_trainable(model, pool);
-  return model;
+// What a run starts from: the model that --init-from names, or a shape whose weights are still to be drawn.
+struct Start {
+  Model model;  // without weights in the second case
+  Vocab vocab;
+};
+
+Start choose_start(const Options& o, Backend& backend, BufferPool& pool) {
+  Start start;
+  if (!o.init_from.empty()) {
+    SourceModel source = load_model(o.init_from, backend, pool, WeightUse::training);
+    start = {std::move(source.model), std::move(source.vocab)};
+    set_trainable(start.model, pool);
+  } else {
+    start.model.config = config_from(o.model);
+  }
+  check_context(o, start.model.config);
+  if (!o.tokenizer.empty()) {
+    start.vocab = load_vocab(o.tokenizer);
+  } else if (o.init_from.empty()) {
+    start.vocab = own_vocab(o, start.model.config.vocab);
+  }
+  if (o.init_from.empty()) {
+    start.model.config.vocab = start.vocab.size();
+    validate(start.model.config, o.model);
+  }
+  return start;
 }
 
 // Loads the newest checkpoint when --resume asks for it. Says what changed since, and refuses unless that is
 // allowed.
 void resume(const Options& o, Trainer& trainer, const Vocab& vocab) {
+  if (!o.resume) return;
   std::vector<std::string> damaged;
   const auto found = find_newest_checkpoint(o.out, damaged);
   for (const std::string& line : damaged) fmt::print(stderr, "{}\n", line);
-  if (!o.resume) {
-    if (found || !damaged.empty()) {
-      fail("{} holds a run already: continue it with --resume, or give another --out", o.out);
-    }
-    return;
-  }
   if (!found && !damaged.empty())
     fail("every checkpoint in {} is damaged; start over in another --out", o.out);
   if (!found) {
@@ -136,35 +167,36 @@ void export_run(const Options& o, Backend& backend) {
   const auto pool = BufferPool::make();
   const SourceModel source = load_model(o.out, backend, *pool, WeightUse::inference, true);
   for (const std::string& type : o.export_gguf) {
-    const fs::path path =
-        export_gguf(source, o.out, source.model.config.name, file_type_from_name(type), backend);
+    QuantizeOptions options;
+    options.type = file_type_from_name(type);
+    const fs::path path = export_gguf(source, o.out, file_name(source.model.config.name), options, backend);
     fmt::print("{}  {}\n", path.string(), human_bytes(fs::file_size(path)));
   }
 }
 
+// Makes the run's folder and keeps other processes out of it until this one ends.
+FolderLock claim_folder(const Options& o) {
+  if (!o.resume && has_checkpoints(o.out))
+    fail("{} holds a run already: continue it with --resume, or give another --out", o.out);
+  fs::create_directories(o.out);
+  return FolderLock(o.out);
+}
+
 void run(const Options& o) {
-  const auto backend = make_backend(o.compute);
-  catch_interrupts();
+  check_arguments(o);
   for (const auto* inputs : {&o.inputs, &o.validation_inputs}) {
     if (!inputs->empty()) Corpus::open(*inputs);  // a wrong name fails before anything is made
   }
-  fs::create_directories(o.out);
-
-  Config config = o.init_from.empty() ? config_from(o.model) : Config{};
-  const Vocab vocab = choose_vocab(o, config);
+  const auto backend = make_backend(o.compute);
+  const FolderLock lock = claim_folder(o);
   const auto pool = BufferPool::make();
-  Model model;
-  if (!o.init_from.empty()) {
-    model = start_model(o, config, *backend, *pool);
-    config = model.config;
-  } else {
-    config.vocab = vocab.size();
-    validate(config, o.model);
-  }
+  auto [model, vocab] = choose_start(o, *backend, *pool);
+  const Config config = model.config;
+  catch_interrupts();  // from here on there is something to save
   const std::shared_ptr<const Tokenizer> tokenizer = make_tokenizer(vocab, o.tokenizer);
   const Data data = prepare_data(o, *tokenizer, backend->threads());
   const TrainSettings settings = settle(o, config, data.splits);
-  if (o.init_from.empty()) model = start_model(o, config, *backend, *pool);
+  if (o.init_from.empty()) model = new_model(config, o.settings.seed, *pool, backend->threads());
 
   fmt::print(stderr, "{}: {} parameters, {} on {} thread{}\n", config.name, grouped(config.parameters()),
              backend->name(), backend->threads(), backend->threads() == 1 ? "" : "s");
@@ -181,7 +213,7 @@ void run(const Options& o) {
                grouped(trainer.state().step));
     throw Exit{kInterruptedExit};
   }
-  export_run(o, *backend);
+  if (!o.export_gguf.empty()) export_run(o, *backend);
 }
 
 void add_data_options(CLI::App& command, Options& o) {
@@ -194,7 +226,7 @@ void add_data_options(CLI::App& command, Options& o) {
   command.add_option("--tokenizer", o.tokenizer,
                      "Tokenizer or model to take it from; by default a new one is trained");
   command.add_option("--validation", o.validation, "Part of the tokens that is held out")
-      ->check(CLI::Range(0.0, 0.99))
+      ->check(number(0, 0.99, "between 0 and 0.99"))
       ->capture_default_str();
   command.add_option("--validation-data", o.validation_inputs,
                      "Texts to validate on, in place of a part of the input");
@@ -244,7 +276,7 @@ void add_schedule_options(CLI::App& command, Options& o) {
       ->check(beta)
       ->capture_default_str();
   command.add_option("--eps", s.adamw.eps, "AdamW's epsilon")
-      ->check(number(1e-300, 1, "above 0 and at most 1"))
+      ->check(number(std::numeric_limits<float>::min(), 1, "above 0 and at most 1"))
       ->capture_default_str();
   command.add_option("--clip", s.adamw.clip, "Norm that gradients are scaled down to; 0: never")
       ->check(not_negative())

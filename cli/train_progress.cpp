@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdio>
 
 namespace gladius::cli {
@@ -17,6 +18,13 @@ TrainProgress::TrainProgress(int64_t total_steps, int64_t first_step)
 TrainEvents TrainProgress::events() {
   TrainEvents events;
   events.on_step = [this](const StepReport& report) { on_step(report); };
+  events.on_validation_progress = [this](uint64_t done, uint64_t total) {
+    if (!validating_) {
+      clear_line();
+      validating_.emplace("validating");
+    }
+    validating_->update(done, total);
+  };
   events.on_validation = [this](const ValidationReport& report) { on_validation(report); };
   events.on_warning = [this](const std::string& message) {
     clear_line();
@@ -27,8 +35,10 @@ TrainEvents TrainProgress::events() {
 
 void TrainProgress::on_step(const StepReport& report) {
   constexpr double kMemory = 0.95;
-  loss_ = kMemory * loss_ + report.loss;
-  weight_ = kMemory * weight_ + 1;
+  if (std::isfinite(report.loss)) {
+    loss_ = kMemory * loss_ + report.loss;
+    weight_ = kMemory * weight_ + 1;
+  }
   seconds_ += report.seconds;
   targets_ += report.targets;
 
@@ -50,6 +60,7 @@ void TrainProgress::on_step(const StepReport& report) {
 }
 
 void TrainProgress::on_validation(const ValidationReport& report) {
+  validating_.reset();
   clear_line();
   fmt::print(stderr, "step {}: validation loss {:.4f} per token, {:.4f} per byte{}\n", report.step,
              report.loss, report.loss_per_byte, report.best ? ", the best so far" : "");

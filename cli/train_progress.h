@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <cstdint>
+#include <optional>
 
 #include "cli/terminal.h"
 #include "train/trainer.h"
@@ -28,6 +29,7 @@ class TrainProgress {
   double seconds_ = 0;            // in steps, since the start
   int64_t targets_ = 0;
   Clock::time_point start_, last_;
+  std::optional<Progress> validating_;
 };
 
 }  // namespace gladius::cli

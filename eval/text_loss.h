@@ -1,7 +1,6 @@
 // How well a model predicts a text.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <span>

@@ -25,7 +25,17 @@ fs::path folder_of(const fs::path& target) {
   return target.has_parent_path() ? target.parent_path() : fs::path(".");
 }
 
-// Removes "NAME.tmpPID" files whose process no longer runs: a killed one could not remove its own.
+// Where the bytes go: a link is followed, so that it stays one.
+fs::path resolved(fs::path target) {
+  std::error_code error;
+  if (!fs::is_symlink(target, error)) return target;
+  const fs::path real = fs::weakly_canonical(target, error);
+  if (error) fail("cannot write {}: {}", target.string(), error.message());
+  return real;
+}
+
+}  // namespace
+
 void remove_leftovers(const fs::path& target) {
   const std::string prefix = target.filename().string() + std::string(kSuffix);
   std::error_code ignored;
@@ -36,14 +46,12 @@ void remove_leftovers(const fs::path& target) {
     pid_t pid = 0;
     const auto [parsed_to, error] = std::from_chars(name.data() + prefix.size(), end, pid);
     if (error != std::errc{} || parsed_to != end || pid <= 0) continue;
-    if (::kill(pid, 0) != 0 && errno == ESRCH) fs::remove(entry.path(), ignored);
+    if (::kill(pid, 0) != 0 && errno == ESRCH) fs::remove_all(entry.path(), ignored);
   }
 }
 
-}  // namespace
-
 void check_free_space(const fs::path& target, uint64_t bytes) {
-  struct statvfs info{};
+  struct statvfs info {};
   if (::statvfs(folder_of(target).c_str(), &info) != 0) return;  // opening the file reports the reason
   const uint64_t free = static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
   if (free < bytes) {
@@ -64,7 +72,7 @@ void sync_folder(const fs::path& folder) {
     fail("cannot flush folder {}: {}", folder.string(), std::strerror(error));
 }
 
-AtomicFile::AtomicFile(fs::path target, uint64_t expected_bytes) : target_(std::move(target)) {
+AtomicFile::AtomicFile(fs::path target, uint64_t expected_bytes) : target_(resolved(std::move(target))) {
   std::error_code ignored;
   if (!target_.has_filename()) fail("cannot write '{}': it is not a file name", target_.string());
   if (!fs::is_directory(folder_of(target_), ignored)) {
@@ -72,6 +80,8 @@ AtomicFile::AtomicFile(fs::path target, uint64_t expected_bytes) : target_(std::
          folder_of(target_).string());
   }
   if (fs::is_directory(target_, ignored)) fail("cannot write {}: a folder has this name", target_.string());
+  if (fs::exists(target_, ignored) && !fs::is_regular_file(target_, ignored))
+    fail("cannot write {}: it is a device or a pipe, not a file", target_.string());
   remove_leftovers(target_);
   check_free_space(target_, expected_bytes);
   temporary_ = target_;

@@ -14,8 +14,9 @@ namespace gladius {
 // commit the temporary file is removed. Every failure throws Error naming the target and the system's reason.
 class AtomicFile {
  public:
-  // Throws Error when the folder is missing or cannot be written, when `target` is a folder, or when less
-  // than `expected_bytes` are free on its disk. Removes what killed processes left of the same target.
+  // Throws Error when the folder is missing or cannot be written, when `target` is a folder or a device, or
+  // when less than `expected_bytes` are free on its disk. Removes what killed processes left of the same
+  // target.
   explicit AtomicFile(std::filesystem::path target, uint64_t expected_bytes = 0);
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
@@ -45,6 +46,10 @@ class AtomicFile {
 
 // A whole small file at once.
 void write_file(const std::filesystem::path& target, std::string_view contents);
+
+// Removes "TARGET.tmpPID", file or folder, of processes that no longer run: a killed one could not remove its
+// own.
+void remove_leftovers(const std::filesystem::path& target);
 
 // Makes the names in a folder durable. Throws Error.
 void sync_folder(const std::filesystem::path& folder);

@@ -165,8 +165,7 @@ std::optional<size_t> first_not_finite(DType dtype, std::span<const std::byte> b
 // Throws Error naming the first tensor of the file that holds a NaN or an infinity.
 void check_tensor_values(const GgufFile& file);
 
-// ---- templates
-// ----------------------------------------------------------------------------------------------------------
+// ---- templates ----
 
 template <class T>
 GgufArray GgufArray::of(std::span<const T> values) {

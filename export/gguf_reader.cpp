@@ -54,17 +54,8 @@ class Cursor {
   uint64_t position_ = 0;
 };
 
-bool is_valid_utf8(std::string_view text) {
-  while (!text.empty()) {
-    const size_t length = utf8_valid_length(text);
-    if (length == 0) return false;
-    text.remove_prefix(length);
-  }
-  return true;
-}
-
 void check_text(const Cursor& cursor, std::string_view text, std::string_view what) {
-  if (!is_valid_utf8(text)) fail("{}: {} is not valid UTF-8", cursor.path(), what);
+  if (!utf8_is_valid(text)) fail("{}: {} is not valid UTF-8", cursor.path(), what);
   if (text.find('\0') != std::string_view::npos) fail("{}: {} contains a NUL character", cursor.path(), what);
 }
 

@@ -1,6 +1,7 @@
 #include <unordered_set>
 
 #include "export/gguf.h"
+#include "model/utf8.h"
 
 namespace gladius {
 namespace {
@@ -55,6 +56,23 @@ std::string header_bytes(const GgufMetadata& metadata, const std::vector<GgufTen
   return out;
 }
 
+void check_text(const std::filesystem::path& path, std::string_view key, const std::string& text) {
+  if (!utf8_is_valid(text)) fail("cannot write {}: the text of '{}' is not valid UTF-8", path.string(), key);
+  if (text.find('\0') != text.npos)
+    fail("cannot write {}: the text of '{}' contains a NUL character", path.string(), key);
+}
+
+// What a reader would refuse.
+void check_metadata(const std::filesystem::path& path, const GgufMetadata& metadata) {
+  for (const auto& [key, value] : metadata.entries()) {
+    check_text(path, key, key);
+    if (const auto* text = std::get_if<std::string>(&value)) check_text(path, key, *text);
+    if (const auto* array = std::get_if<GgufArray>(&value)) {
+      for (const std::string& text : array->strings) check_text(path, key, text);
+    }
+  }
+}
+
 uint64_t round_up(uint64_t n, uint64_t multiple) { return (n + multiple - 1) / multiple * multiple; }
 
 }  // namespace
@@ -64,6 +82,9 @@ GgufWriter::GgufWriter(const std::filesystem::path& path, const GgufMetadata& me
     : tensors_(std::move(tensors)) {
   if (const uint32_t* alignment = metadata.find<uint32_t>("general.alignment", path.string()))
     alignment_ = *alignment;
+  if (alignment_ == 0 || alignment_ % 8 != 0)
+    fail("cannot write {}: general.alignment is {}; it must be a multiple of 8", path.string(), alignment_);
+  check_metadata(path, metadata);
   std::unordered_set<std::string_view> names;
   uint64_t data_bytes = 0;
   for (GgufTensor& tensor : tensors_) {

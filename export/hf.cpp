@@ -41,8 +41,7 @@ void check_finite(const std::string& path, const std::string& name, DType dtype,
   }
 }
 
-// ---- writing
-// ------------------------------------------------------------------------------------------------------------
+// ---- writing ----
 
 // The bytes of a weight as the folder holds it, in memory that lasts until the next call.
 class WeightConverter {
@@ -120,12 +119,18 @@ void write_files(const fs::path& folder, const Model& model, const Vocab& vocab,
   write_weights(folder / "model.safetensors", model, options, backend);
 }
 
-// A new folder that is removed again unless renamed to its target.
+// Tokenizer files that readers would take although this writer did not make them.
+constexpr const char* kTokenizerFiles[] = {
+    "tokenizer.model",   "chat_template.jinja", "special_tokens_map.json",
+    "added_tokens.json", "vocab.json",          "merges.txt"};
+
+// A folder next to its target, removed again unless its files became the target's.
 class AtomicFolder {
  public:
   explicit AtomicFolder(fs::path target) : target_(std::move(target)), temporary_(target_) {
     temporary_ += ".tmp" + std::to_string(::getpid());
     std::error_code error;
+    remove_leftovers(target_);
     fs::remove_all(temporary_, error);
     if (!fs::create_directory(temporary_, error)) {
       fail("cannot create folder {}: {}", target_.string(), error ? error.message() : "it exists already");
@@ -141,6 +146,7 @@ class AtomicFolder {
   const fs::path& path() const { return temporary_; }
   void commit() {
     std::error_code error;
+    if (fs::is_directory(target_, error)) return replace_files();
     fs::rename(temporary_, target_, error);
     if (error) fail("cannot create folder {}: {}", target_.string(), error.message());
     committed_ = true;
@@ -148,12 +154,27 @@ class AtomicFolder {
   }
 
  private:
+  // The target exists and may hold more than a model: its files are replaced one by one, after all were
+  // written.
+  void replace_files() {
+    std::error_code error;
+    for (const char* name : kTokenizerFiles) {
+      if (!fs::exists(temporary_ / name, error)) fs::remove(target_ / name, error);
+    }
+    for (const fs::directory_entry& entry : fs::directory_iterator(temporary_)) {
+      fs::rename(entry.path(), target_ / entry.path().filename(), error);
+      if (error)
+        fail("cannot replace {} in {}: {}", entry.path().filename().string(), target_.string(),
+             error.message());
+    }
+    sync_folder(target_);
+  }
+
   fs::path target_, temporary_;
   bool committed_ = false;
 };
 
-// ---- reading
-// ------------------------------------------------------------------------------------------------------------
+// ---- reading ----
 
 void check_tensor_names(const SafetensorsFolder& weights, const Model& model, const std::string& folder) {
   std::unordered_set<std::string_view> known;
@@ -229,8 +250,6 @@ void save_hf(const fs::path& folder, const Model& model, const Vocab& vocab, con
     if (fs::exists(target / "model.safetensors.index.json", ignored)) {
       fail("cannot write {}: the folder holds a sharded model; choose another folder", target.string());
     }
-    write_files(target, model, vocab, options, backend);
-    return;
   }
   if (target.has_parent_path() && !fs::is_directory(target.parent_path(), ignored)) {
     fail("cannot write {}: the folder {} does not exist; create it first", target.string(),

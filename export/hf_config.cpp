@@ -7,6 +7,7 @@
 #include "engine/mapped_file.h"
 #include "export/hf.h"
 #include "export/json.h"
+#include "model/utf8.h"
 
 namespace gladius {
 namespace {
@@ -106,7 +107,8 @@ Config read_hf_config(const std::filesystem::path& given) {
   refuse_unsupported(object);
 
   Config config;
-  config.name = std::filesystem::absolute(path, ignored).parent_path().filename().string();
+  config.name = std::filesystem::absolute(path, ignored).lexically_normal().parent_path().filename().string();
+  if (!utf8_is_valid(config.name)) config.name = "model";
   config.vocab = object.integer("vocab_size");
   config.hidden = object.integer("hidden_size");
   config.intermediate = object.integer("intermediate_size");

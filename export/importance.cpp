@@ -101,7 +101,9 @@ ImportanceMatrix read_dat_form(const std::filesystem::path& path) {
       fail("{}: '{}' appears twice", source, weight);
   }
   if (!rest.empty()) {  // files of early versions end here
-    result.chunks = static_cast<uint32_t>(integer());
+    const int32_t chunks = integer();
+    if (chunks < 0) fail("{}: it claims {} chunks", source, chunks);
+    result.chunks = static_cast<uint32_t>(chunks);
     result.dataset = text(integer());
   }
   return result;

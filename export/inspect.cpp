@@ -1,11 +1,13 @@
 #include "export/inspect.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "engine/error.h"
 #include "export/gguf.h"
 #include "export/json.h"
 #include "export/safetensors.h"
+#include "model/utf8.h"
 
 namespace gladius {
 namespace {
@@ -14,19 +16,32 @@ constexpr size_t kShownElements = 4;
 constexpr size_t kShownBytes = 200;
 
 // One line, not too long, cut between characters.
-std::string shortened(std::string_view text) {
+// Text from a file as a terminal may show it: control characters, with which a file could steer the terminal,
+// and bytes that are no UTF-8 are escaped.
+std::string printable(std::string_view text) {
   std::string line;
-  size_t i = 0;
-  for (; i < text.size() && (line.size() < kShownBytes || (text[i] & 0xC0) == 0x80); ++i) {
-    if (text[i] == '\n') {
+  while (!text.empty()) {
+    const auto byte = static_cast<unsigned char>(text[0]);
+    const size_t length = utf8_valid_length(text);
+    const bool c1_control = length == 2 && byte == 0xC2 && static_cast<unsigned char>(text[1]) < 0xA0;
+    if (text[0] == '\n') {
       line += "\\n";
-    } else if (static_cast<unsigned char>(text[i]) < 0x20 || text[i] == 0x7F) {
-      line += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[i]));
+    } else if (length == 0 || byte < 0x20 || byte == 0x7F || c1_control) {
+      for (const char c : text.substr(0, std::max<size_t>(1, length)))
+        line += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
     } else {
-      line += text[i];
+      line += text.substr(0, length);
     }
+    text.remove_prefix(std::max<size_t>(1, length));
   }
-  if (i < text.size()) line += fmt::format("… ({} bytes)", text.size());
+  return line;
+}
+
+std::string shortened(std::string_view text) {
+  size_t end = std::min(text.size(), kShownBytes);
+  while (end < text.size() && (text[end] & 0xC0) == 0x80) ++end;  // whole characters
+  std::string line = printable(text.substr(0, end));
+  if (end < text.size()) line += fmt::format("… ({} bytes)", text.size());
   return line;
 }
 
@@ -115,21 +130,23 @@ FileDescription describe_gguf(const std::filesystem::path& path) {
   FileDescription description;
   description.format = fmt::format("GGUF v{}", file.version());
   for (const auto& [key, value] : file.metadata().entries())
-    description.metadata.emplace_back(key, value_text(value));
+    description.metadata.emplace_back(printable(key), value_text(value));
   for (const GgufTensor& tensor : file.tensors()) {
     std::vector<int64_t> shape;
     for (int d = 0; d < tensor.shape.rank(); ++d) shape.push_back(tensor.shape[d]);
-    description.tensors.push_back({tensor.name, std::string(gguf_tensor_type(tensor.type)->name),
+    description.tensors.push_back({printable(tensor.name), std::string(gguf_tensor_type(tensor.type)->name),
                                    std::move(shape), tensor.shape.elements(), tensor.bytes});
   }
   return description;
 }
 
 void add_safetensors(const SafetensorsFile& file, FileDescription& description) {
-  for (const auto& [key, value] : file.metadata()) description.metadata.emplace_back(key, shortened(value));
+  for (const auto& [key, value] : file.metadata())
+    description.metadata.emplace_back(printable(key), shortened(value));
   for (const SafetensorsTensor& tensor : file.tensors()) {
     const int64_t elements = static_cast<int64_t>(tensor.bytes()) / *safetensors_dtype_bytes(tensor.dtype);
-    description.tensors.push_back({tensor.name, tensor.dtype, tensor.shape, elements, tensor.bytes()});
+    description.tensors.push_back(
+        {printable(tensor.name), tensor.dtype, tensor.shape, elements, tensor.bytes()});
   }
 }
 
@@ -141,7 +158,7 @@ FileDescription describe_folder(const std::filesystem::path& folder) {
   const nlohmann::json parsed = parse_json(text, config->path().string());
   JsonObject(parsed, config->path().string());  // it must be an object
   for (const auto& [key, value] : parsed.items())
-    description.metadata.emplace_back("config." + key, shortened(value.dump()));
+    description.metadata.emplace_back("config." + printable(key), shortened(value.dump()));
   const SafetensorsFolder weights = SafetensorsFolder::open(folder);
   for (const SafetensorsFile& file : weights.files()) {
     add_safetensors(file, description);

@@ -201,6 +201,16 @@ void set_quantisation_keys(GgufMetadata& metadata, const QuantizeOptions& option
   metadata.move_to_end("quantize.imatrix.chunks_count", matrix.chunks);
 }
 
+// A matrix made under other names would be ignored without a word.
+void check_importance(const std::vector<SourceTensor>& tensors, const QuantizeOptions& options) {
+  if (!options.importance) return;
+  for (const SourceTensor& tensor : tensors) {
+    if (options.importance->find(tensor.record.name)) return;
+  }
+  fail("{}: none of its {} entries is named as a tensor of this model", options.importance->file,
+       options.importance->values.size());
+}
+
 void check_convertible(const SourceTensor& tensor, uint32_t to, const QuantizeOptions& options,
                        const std::string& path) {
   if (tensor.record.type == to) return;
@@ -213,7 +223,7 @@ void check_convertible(const SourceTensor& tensor, uint32_t to, const QuantizeOp
     fail(
         "cannot write {}: tensor '{}' is quantised already ({}) and quantising it to {} would lose more than "
         "starting from "
-        "the original model; allow requantising explicitly to do it all the same",
+        "the original model; pass --requantize to do it all the same",
         path, tensor.record.name, dtype_info(*from).name, gguf_tensor_type(to)->name);
   }
 }
@@ -268,6 +278,7 @@ uint32_t choose_type(std::string_view name, const Shape& shape, uint32_t stored,
 void write_gguf_as(const std::filesystem::path& path, GgufMetadata metadata,
                    std::vector<SourceTensor> tensors, const QuantizeOptions& options, Backend& backend) {
   const MixContext context = mix_context(metadata, tensors, options, path.string());
+  check_importance(tensors, options);
   set_quantisation_keys(metadata, options);
   std::sort(tensors.begin(), tensors.end(), comes_before);
   std::vector<GgufTensor> records;

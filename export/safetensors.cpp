@@ -106,8 +106,7 @@ SafetensorsTensor safetensors_tensor(std::string name, DType dtype, const Shape&
   return safetensors_tensor(std::move(name), std::string(dtype_info(dtype).name), std::move(dims));
 }
 
-// ---- reading
-// ------------------------------------------------------------------------------------------------------------
+// ---- reading ----
 
 SafetensorsFile SafetensorsFile::open(const std::filesystem::path& path) {
   SafetensorsFile result;
@@ -248,8 +247,7 @@ std::optional<SafetensorsFolder::Found> SafetensorsFolder::find(std::string_view
   return std::nullopt;
 }
 
-// ---- writing
-// ------------------------------------------------------------------------------------------------------------
+// ---- writing ----
 
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
                                      std::vector<SafetensorsTensor> tensors,

@@ -11,8 +11,7 @@
 namespace gladius {
 namespace {
 
-// ---- the protobuf wire format (protobuf.dev/programming-guides/encoding)
-// ------------------------------------------------
+// ---- the protobuf wire format (protobuf.dev/programming-guides/encoding) ----
 
 enum class Wire : uint8_t { varint = 0, fixed64 = 1, bytes = 2, fixed32 = 5 };
 
@@ -116,8 +115,7 @@ class ProtoReader {
   std::string_view bytes_;
 };
 
-// ---- sentencepiece_model.proto
-// ------------------------------------------------------------------------------------------
+// ---- sentencepiece_model.proto ----
 
 namespace model_field {
 constexpr int pieces = 1, trainer = 2, normalizer = 3;

@@ -41,6 +41,15 @@ size_t utf8_valid_length(std::string_view text) {
   return length != 0 && agreeing(text, length) == length ? length : 0;
 }
 
+bool utf8_is_valid(std::string_view text) {
+  while (!text.empty()) {
+    const size_t length = utf8_valid_length(text);
+    if (length == 0) return false;
+    text.remove_prefix(length);
+  }
+  return true;
+}
+
 size_t utf8_incomplete_suffix(std::string_view text) {
   for (size_t n = 1; n <= std::min<size_t>(3, text.size()); ++n) {
     const std::string_view tail = text.substr(text.size() - n);

@@ -19,6 +19,8 @@ inline size_t utf8_length(char lead) {
 // surrogates, nothing above U+10FFFF); 0 when there is none.
 size_t utf8_valid_length(std::string_view text);
 
+bool utf8_is_valid(std::string_view text);  // well-formed from start to end
+
 // How many bytes at the end of text are the beginning of a well-formed character whose rest is missing: 0
 // to 3.
 size_t utf8_incomplete_suffix(std::string_view text);

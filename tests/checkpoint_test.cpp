@@ -129,6 +129,7 @@ TEST_CASE("a checkpoint comes back as it was written, to the bit") {
   written.state.position = {std::numeric_limits<uint64_t>::max(), uint64_t{1} << 63};
   written.state.tokens_seen = std::numeric_limits<int64_t>::max();
   written.state.best_step = 5;
+  written.state.validated_step = 5;
   written.state.best_validation_loss = std::nextafter(1.6, 0.0);
   written.state.schedule = {0.1, std::numeric_limits<double>::denorm_min(), 10, 100};
   written.state.options["lr"] = 1.0 / 3.0;
@@ -230,7 +231,9 @@ TEST_CASE("whatever is damaged in a checkpoint is named") {
        "adam.m.output_norm.weight is damaged"},
       {edited([](Parts& p) { p.header["output_norm.weight"]["dtype"] = "I32"; }),
        "output_norm.weight holds I32"},
-      {edited([](Parts& p) { p.header["output_norm.weight"]["shape"] = {2, 4}; }),
+      {edited([](Parts& p) {
+         p.header["output_norm.weight"]["shape"] = {2, 4};
+       }),
        "output_norm.weight has the shape"},
       {edited([](Parts& p) {
          p.header["blk.9.x"] = p.header["blk.0.attn_k.weight"];
@@ -384,6 +387,7 @@ TEST_CASE("a process killed while it saves leaves a checkpoint that loads") {
     CHECK(same_tensors(found->checkpoint.v, sample(step).v));
   }
   MESSAGE("saves went on after ", beyond, " of 60 kills; ", half_written, " half-written files were left");
+  CHECK(beyond > 0);
   prune_checkpoints(folder.path(), sample(step).state, 2);
   for (const std::string& name : names_in(folder.path())) CHECK(!contains(name, ".tmp"));
 }

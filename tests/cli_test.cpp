@@ -9,7 +9,9 @@
 #include <cmath>
 #include <cstring>
 
+#include "export/gguf.h"
 #include "tests/process.h"
+#include "train/folder_lock.h"
 
 namespace gladius::test {
 namespace {
@@ -156,6 +158,12 @@ TEST_CASE("wrong arguments: one line that names them, exit code 2") {
   check_refused({"export", "run", "--out", "folder", "--gguf", "Q9_X"}, 2, {"--gguf", "Q9_X", "Q4_K_M"});
   check_refused({"plan", "--context", "0"}, 2, {"--context"});
   check_refused({"tokenizer"}, 2, {"gladius tokenizer"});
+  check_refused({"tokenizer", "encode", "t.gguf"}, 2, {"text"});
+  check_refused({"tokenizer", "encode", "t.gguf", "a", "--file", "b"}, 2, {"text"});
+  check_refused({"train", "text.txt", "--out", "run", "--lr", "1e-3", "--min-lr", "2e-3"}, 2,
+                {"--min-lr", "0.002"});
+  check_refused({"train", "text.txt", "--out", "run", "--steps", "5", "--warmup", "6"}, 2, {"--warmup", "6"});
+  check_refused({"train", "text.txt", "--out", "run", "--validation", "nan"}, 2, {"--validation"});
   check_refused({"tokenizer", "train", "a.txt", "--out", "t.gguf", "--coverage", "0.5"}, 2, {"--coverage"});
   const Material& m = material();
   for (const char* option : {"--temperature", "--top-p", "--min-p", "--repeat-penalty"}) {
@@ -308,6 +316,68 @@ TEST_CASE("a quantised file is never written over its own source") {
   const std::string path = m.path("m-Q8_0.gguf"), before = read(path);
   check_refused({"quantize", "--requantize", path, path, "Q4_0"}, 1, {"m-Q8_0.gguf"});
   CHECK(read(path) == before);
+}
+
+TEST_CASE("a run's folder is kept from other processes and from other models") {
+  const Material& m = material();
+  const TemporaryFolder folder;
+  write(folder / "wider.json", R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
+    "vocab_size": 300, "hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2,
+    "num_attention_heads": 2, "num_key_value_heads": 1, "hidden_act": "silu", "max_position_embeddings": 48,
+    "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": false})");
+  check_refused(m.training("run"), 1, {m.path("run"), "--resume"});
+  std::vector<std::string> wider = with(m.training("run"), {"--resume", "--allow-changes"});
+  std::replace(wider.begin(), wider.end(), m.path("config.json"), (folder / "wider.json").string());
+  check_refused(wider, 1, {"weights"});
+  const FolderLock lock(m.path("run"));
+  check_refused(with(m.training("run"), {"--resume"}), 1, {m.path("run"), "another process"});
+}
+
+TEST_CASE("a name in a file's metadata does not lead out of the folder") {
+  const Material& m = material();
+  const TemporaryFolder folder;
+  const GgufFile original = GgufFile::open(m.path("m-F32.gguf"));
+  GgufMetadata metadata = original.metadata();
+  metadata.set("general.name", std::string("../../esc\x1b[31maped"));
+  GgufWriter writer(folder / "named.gguf", metadata, original.tensors());
+  for (const GgufTensor& tensor : original.tensors()) writer.append(original.data(tensor));
+  writer.finish();
+  const Outcome exported =
+      run({"export", (folder / "named.gguf").string(), "--gguf", "F32", "--out", (folder / "out").string()});
+  CHECK_MESSAGE(exported.code == 0, exported.err);
+  CHECK(names(folder / "out") == std::vector<std::string>{"..-..-esc-[31maped-F32.gguf"});
+  const Outcome shown = run({"inspect", (folder / "named.gguf").string()});
+  CHECK(contains(shown.out, "\\x1b[31m"));
+  CHECK_FALSE(contains(shown.out, "\x1b"));
+  check_refused({"export", m.path("run"), "--hf", "--name", "a/b", "--out", (folder / "out").string()}, 2,
+                {"--name", "a/b"});
+}
+
+TEST_CASE("token ids that are none") {
+  const Material& m = material();
+  const TemporaryFolder folder;
+  const std::string ids = (folder / "ids.json").string(), out = (folder / "out").string();
+  for (const char* wrong : {"[1, 300]", "[-1]", "[1.5]", "[true]", "[]", "{\"a\": 1", "[4294967297]"}) {
+    write(ids, wrong);
+    check_refused({"logits", m.path("m-F32.gguf"), "--ids-json", ids, "--out", out}, 1, {ids});
+  }
+  CHECK_FALSE(fs::exists(out));
+  write(ids, "[1, 299]");
+  const Outcome outcome = run({"logits", m.path("m-F32.gguf"), "--ids-json", ids, "--out", out});
+  CHECK_MESSAGE(outcome.code == 0, outcome.err);
+  CHECK(fs::file_size(out) == 2 * 300 * sizeof(float));
+}
+
+TEST_CASE("results that cannot be printed are an error") {
+  const std::string command = std::string(GLADIUS_BINARY) + " doctor > /dev/full 2> /dev/null";
+  const int status = std::system(command.c_str());
+  CHECK(WEXITSTATUS(status) == 1);
+}
+
+TEST_CASE("devices are not replaced by files") {
+  const Material& m = material();
+  check_refused({"quantize", m.path("m-F32.gguf"), "/dev/null", "Q8_0"}, 1, {"/dev/null"});
+  CHECK(fs::is_character_file("/dev/null"));
 }
 
 TEST_CASE("Ctrl-C ends a generation with what there is, exit code 130") {

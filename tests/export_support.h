@@ -70,7 +70,9 @@ inline double largest_relative_difference(const Model& a, const Model& b) {
     REQUIRE(a.weights[i].shape() == b.weights[i].shape());
     for (int64_t k = 0; k < a.weights[i].shape().elements(); ++k) {
       const double x = a.weights[i].f32()[k], y = b.weights[i].f32()[k];
-      if (x != y) largest = std::max(largest, std::fabs(x - y) / std::fabs(x));
+      const double difference = x == y ? 0 : std::fabs(x - y) / std::fabs(x);
+      largest = difference >= 0 ? std::max(largest, difference)
+                                : std::numeric_limits<double>::infinity();  // NaN, too
     }
   }
   return largest;

@@ -24,8 +24,7 @@ namespace {
 
 const std::filesystem::path kQuant = GLADIUS_TEST_DATA "/quant";
 
-// ---- files made by hand, so that each field can be wrong
-// ----------------------------------------------------
+// ---- files made by hand, so that each field can be wrong ----
 
 template <class T>
 std::string raw(T value) {

@@ -218,7 +218,10 @@ TEST_CASE("config.json: what is wrong or not supported is refused by name") {
       {"biases", [](json& c) { c["attention_bias"] = true; }},
       {"biases", [](json& c) { c["mlp_bias"] = true; }},
       {"hidden_act", [](json& c) { c["hidden_act"] = "gelu"; }},
-      {"quantization_config", [](json& c) { c["quantization_config"] = {{"bits", 4}}; }},
+      {"quantization_config",
+       [](json& c) {
+         c["quantization_config"] = {{"bits", 4}};
+       }},
       {"'hidden_size' is missing", [](json& c) { c.erase("hidden_size"); }},
       {"must be an integer", [](json& c) { c["hidden_size"] = "32"; }},
       {"must be an integer", [](json& c) { c["hidden_size"] = 32.5; }},
@@ -287,8 +290,14 @@ TEST_CASE("tokenizer.json: what is wrong or not supported is refused by name") {
       {"neither a text nor a pair", [](json& t) { t["model"]["merges"][3] = 1; }},
       {"has no space", [](json& t) { t["model"]["merges"][3] = "ab"; }},
       {"is not a token", [](json& t) { t["model"]["merges"][3] = "q q"; }},
-      {"normalizer 'NFKC'", [](json& t) { t["normalizer"] = {{"type", "NFKC"}}; }},
-      {"pre-tokenizer 'Whitespace'", [](json& t) { t["pre_tokenizer"] = {{"type", "Whitespace"}}; }},
+      {"normalizer 'NFKC'",
+       [](json& t) {
+         t["normalizer"] = {{"type", "NFKC"}};
+       }},
+      {"pre-tokenizer 'Whitespace'",
+       [](json& t) {
+         t["pre_tokenizer"] = {{"type", "Whitespace"}};
+       }},
       {"'added_tokens' is not an array", [](json& t) { t["added_tokens"] = 1; }},
       {"'id' is missing", [](json& t) { t["added_tokens"][0].erase("id"); }},
       {"out of range", [](json& t) { t["added_tokens"][0]["id"] = -5; }},
@@ -345,8 +354,10 @@ TEST_CASE("values that are not finite are refused on both ways") {
   CHECK(!std::filesystem::exists(f.folder / "bad"));
   CHECK(std::distance(std::filesystem::directory_iterator(f.folder.path()), {}) == 1);
   f.model.weights[4].f32()[7] = 1e6f;  // beyond F16
-  CHECK(contains(
-      message_of([&] { save_hf(f.folder / "bad", f.model, f.vocab, {DType::F16, {}}, *f.backend); }), "F16"));
+  CHECK(contains(message_of([&] {
+                   save_hf(f.folder / "bad", f.model, f.vocab, {DType::F16, {}}, *f.backend);
+                 }),
+                 "F16"));
 
   std::string bytes = test::read(f.hf() / "model.safetensors");
   const uint32_t infinity = 0x7F800000;
@@ -358,7 +369,7 @@ TEST_CASE("values that are not finite are refused on both ways") {
 TEST_CASE("a full disk leaves no folder, a missing parent is named") {
   Fixture f;
   const auto previous_handler = ::signal(SIGXFSZ, SIG_IGN);
-  struct rlimit previous{};
+  struct rlimit previous {};
   ::getrlimit(RLIMIT_FSIZE, &previous);
   struct rlimit limit = previous;
   limit.rlim_cur = 50'000;  // the weights need more
@@ -371,8 +382,33 @@ TEST_CASE("a full disk leaves no folder, a missing parent is named") {
   const std::string missing =
       message_of([&] { save_hf(f.folder / "no/model", f.model, f.vocab, {}, *f.backend); });
   CHECK(contains(missing, "does not exist"));
-  CHECK(contains(
-      message_of([&] { save_hf(f.folder / "x", f.model, f.vocab, {DType::Q8_0, {}}, *f.backend); }), "Q8_0"));
+  CHECK(contains(message_of([&] {
+                   save_hf(f.folder / "x", f.model, f.vocab, {DType::Q8_0, {}}, *f.backend);
+                 }),
+                 "Q8_0"));
+}
+
+TEST_CASE(
+    "a folder that is written again holds nothing of the model before, and keeps what is not a model's") {
+  Fixture f;
+  f.save();
+  test::write(f.hf() / "NOTES.md", "mine");
+  test::write(f.hf() / "chat_template.jinja", "of the model before");
+  REQUIRE(std::filesystem::exists(f.hf() / "tokenizer.model"));
+  const std::string weights = test::read(f.hf() / "model.safetensors");
+  f.model.weights[0].f32()[0] = std::numeric_limits<float>::infinity();
+  CHECK(!message_of([&] { f.save(); }).empty());  // nothing is replaced by a failed export
+  CHECK(test::read(f.hf() / "model.safetensors") == weights);
+  CHECK(std::filesystem::exists(f.hf() / "tokenizer.model"));
+
+  f.vocab = test::gpt2_vocab("gpt-2");
+  f.model = new_model(small_config(f.vocab, false), kSeed, *f.pool);
+  f.save();
+  CHECK(!std::filesystem::exists(f.hf() / "tokenizer.model"));
+  CHECK(!std::filesystem::exists(f.hf() / "chat_template.jinja"));
+  CHECK(test::read(f.hf() / "NOTES.md") == "mine");
+  check_equal(f.load().vocab, f.vocab);
+  CHECK(std::distance(std::filesystem::directory_iterator(f.folder.path()), {}) == 1);
 }
 
 TEST_CASE("inspecting a Hugging Face folder") {

@@ -9,6 +9,7 @@
 #include <csignal>
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -18,7 +19,7 @@
 namespace gladius::test {
 
 struct Outcome {
-  int code = -1;    // exit code; -1 when a signal ended it
+  int code = -1;  // exit code; -1 when a signal ended it
   int signal = 0;
   std::string out, err;
 };
@@ -27,16 +28,29 @@ struct Outcome {
 using Moment = std::function<bool(const fs::path& out)>;
 
 inline Moment after(std::chrono::milliseconds time) {
-  return [end = std::chrono::steady_clock::now() + time](const fs::path&) { return std::chrono::steady_clock::now() >= end; };
+  return [end = std::chrono::steady_clock::now() + time](const fs::path&) {
+    return std::chrono::steady_clock::now() >= end;
+  };
 }
 
 inline Moment once_exists(fs::path path) {
   return [path = std::move(path)](const fs::path&) { return fs::exists(path); };
 }
 
+// So long after `happened(path)` first holds.
+inline Moment after_first(std::function<bool(const fs::path&)> happened, fs::path path,
+                          std::chrono::milliseconds time) {
+  std::optional<Moment> end;
+  return [=](const fs::path& out) mutable {
+    if (!end && happened(path)) end = after(time);
+    return end && (*end)(out);
+  };
+}
+
 inline bool once_printed(const fs::path& out) { return fs::exists(out) && fs::file_size(out) > 0; }
 
-// Starts GLADIUS_BINARY with these arguments and waits for its end. It gets `signal` when the moment `when` comes before.
+// Starts GLADIUS_BINARY with these arguments and waits for its end. It gets `signal` when the moment `when`
+// comes before.
 inline Outcome run(const std::vector<std::string>& arguments, const Moment& when = {}, int signal = SIGKILL) {
   const TemporaryFolder folder;
   const fs::path out = folder.path() / "out", err = folder.path() / "err";

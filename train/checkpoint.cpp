@@ -23,7 +23,7 @@ constexpr const char* kChecksumKey = "gladius.checksum";
 // The three sets of tensors, as they are called in the file.
 struct TensorSet {
   const char* prefix;
-  std::vector<Tensor> Checkpoint::* tensors;
+  std::vector<Tensor> Checkpoint::*tensors;
 };
 constexpr TensorSet kSets[] = {
     {"", &Checkpoint::weights}, {"adam.m.", &Checkpoint::m}, {"adam.v.", &Checkpoint::v}};
@@ -123,6 +123,11 @@ void remove_file(const fs::path& path) {
 }
 
 }  // namespace
+
+bool has_checkpoints(const fs::path& folder) {
+  std::error_code ignored;
+  return fs::is_directory(folder, ignored) && !steps_in(files_in(folder)).empty();
+}
 
 fs::path checkpoint_path(const fs::path& folder, int64_t step) {
   return folder / fmt::format("step-{:08}.safetensors", step);
@@ -228,8 +233,7 @@ void remove_checkpoints_after(const fs::path& folder, int64_t step) {
   }
 }
 
-// ---- what changed
-// --------------------------------------------------------------------------------------------------
+// ---- what changed ----
 
 namespace {
 

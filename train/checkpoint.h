@@ -38,7 +38,8 @@ struct TrainState {
   uint64_t seed = 0;            // of initialisation, data order and whatever else is drawn
   int64_t tokens_seen = 0;      // targets trained on
   std::optional<double> best_validation_loss;
-  int64_t best_step = -1;  // of the best validation loss; -1: none yet
+  int64_t best_step = -1;       // of the best validation loss; -1: none yet
+  int64_t validated_step = -1;  // of the last validation that was completed; -1: none yet
   Schedule schedule;
   // Identifies the training data and what is held out of it, for example TokenCache::key and the split.
   std::string data;
@@ -54,6 +55,9 @@ struct Checkpoint {
   TrainState state;
   std::vector<Tensor> weights, m, v;  // F32, one for each row of parameter_table(config)
 };
+
+// Whether a run's folder holds checkpoints, damaged ones included.
+bool has_checkpoints(const std::filesystem::path& folder);
 
 std::filesystem::path checkpoint_path(const std::filesystem::path& folder, int64_t step);
 

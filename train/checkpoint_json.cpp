@@ -188,6 +188,7 @@ std::string state_to_json(const TrainState& s) {
                         {"seed", s.seed},
                         {"tokens_seen", s.tokens_seen},
                         {"best_step", s.best_step},
+                        {"validated_step", s.validated_step},
                         {"learning_rate", finite(s.schedule.peak, "learning_rate")},
                         {"final_learning_rate", finite(s.schedule.floor, "final_learning_rate")},
                         {"warmup_steps", s.schedule.warmup_steps},
@@ -208,6 +209,7 @@ TrainState state_from_json(const std::string& text, const std::string& source) {
     s.seed = count(value, "seed");
     s.tokens_seen = integer(value, "tokens_seen");
     s.best_step = integer(value, "best_step");
+    s.validated_step = integer(value, "validated_step");
     s.schedule = {value.at("learning_rate").get<double>(), value.at("final_learning_rate").get<double>(),
                   integer(value, "warmup_steps"), integer(value, "total_steps")};
     s.data = value.at("data").get<std::string>();
@@ -217,7 +219,8 @@ TrainState state_from_json(const std::string& text, const std::string& source) {
     }
     return s;
   });
-  if (state.step < 0 || state.optimizer_steps < 0 || state.tokens_seen < 0 || state.best_step < -1) {
+  if (state.step < 0 || state.optimizer_steps < 0 || state.tokens_seen < 0 || state.best_step < -1 ||
+      state.validated_step < -1) {
     fail("{}: the state counts below zero", source);
   }
   return state;

@@ -88,8 +88,7 @@ std::string cache_key(const Corpus& corpus, const Vocab& vocab, const CacheOptio
   return key.checksum().hex();
 }
 
-// ---- encoding
-// ------------------------------------------------------------------------------------------------------
+// ---- encoding ----
 
 // A document or, of a long .txt file, a part of one between two safe cuts.
 struct Piece {
@@ -279,8 +278,7 @@ std::string fingerprint(const Vocab& vocab) {
   return print.checksum().hex();
 }
 
-// ---- reading
-// -------------------------------------------------------------------------------------------------------
+// ---- reading ----
 
 std::shared_ptr<const TokenCache> TokenCache::open(const fs::path& path, const std::string& key) {
   auto cache = std::shared_ptr<TokenCache>(new TokenCache);

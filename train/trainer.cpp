@@ -16,6 +16,20 @@ void copy_into(const std::vector<Tensor>& from, const std::vector<Tensor>& to) {
   for (size_t i = 0; i < to.size(); ++i) std::memcpy(to[i].data(), from[i].data(), to[i].bytes());
 }
 
+// Throws Error unless the checkpoint's tensors have the model's shapes.
+void require_same_shapes(const Checkpoint& checkpoint, const Model& model) {
+  if (checkpoint.weights.size() != model.weights.size()) {
+    fail("the checkpoint holds {} weights, the model {}: they are of different shapes",
+         checkpoint.weights.size(), model.weights.size());
+  }
+  for (size_t i = 0; i < model.weights.size(); ++i) {
+    const Shape &stored = checkpoint.weights[i].shape(), &wanted = model.weights[i].shape();
+    if (stored == wanted) continue;
+    fail("the checkpoint's {} has the shape {}, the model's {}", model.specs[i].gguf_name, stored.text(),
+         wanted.text());
+  }
+}
+
 void require_positive(const char* name, int64_t value) {
   if (value < 1) fail("{} is {}, but must be at least 1", name, value);
 }
@@ -61,16 +75,19 @@ Trainer::Trainer(TrainSettings settings, Model model, std::shared_ptr<const Toke
                     {"eps", settings_.adamw.eps},
                     {"weight-decay", settings_.adamw.weight_decay},
                     {"clip", settings_.adamw.clip},
+                    {"validation-windows", settings_.validation_windows},
                     {"skip-not-finite", settings_.skip_not_finite}};
 }
 
 void Trainer::resume(const Checkpoint& checkpoint) {
+  require_same_shapes(checkpoint, model_);
   copy_into(checkpoint.weights, model_.weights);
   copy_into(checkpoint.m, optimizer_.first_moments());
   copy_into(checkpoint.v, optimizer_.second_moments());
   const TrainState now = std::move(state_);
   state_ = checkpoint.state;
   // What the caller may have changed on purpose holds from here on.
+  state_.seed = now.seed;
   state_.schedule = now.schedule;
   state_.data = now.data;
   state_.options = now.options;
@@ -105,16 +122,20 @@ void Trainer::not_finite(double loss, const TrainEvents& events) {
   for (size_t i = 0; i < model_.weights.size(); ++i) {
     const Tensor& weight = model_.weights[i];
     if (std::isfinite(ctx_.backend.sum_of_squares(weight.shape().elements(), weight.f32()))) continue;
-    fail("{} because the weight {} holds values that are not finite; resume from an earlier checkpoint", what,
-         model_.specs[i].gguf_name);
+    fail(
+        "{} because the weight {} holds values that are not finite; start anew from an earlier checkpoint "
+        "with "
+        "--init-from",
+        what, model_.specs[i].gguf_name);
   }
   if (const auto name = optimizer_.first_not_finite(ctx_, model_)) {
     what += fmt::format(", and the gradient of {} holds values that are not finite", *name);
   }
   if (!settings_.skip_not_finite) {
     fail(
-        "{}; the last checkpoint is kept: resume with a lower --lr, or pass --skip-not-finite to leave such "
-        "steps out",
+        "{}; the last checkpoint is kept: resume with --allow-changes and a lower --lr, or with "
+        "--skip-not-finite to "
+        "leave such steps out",
         what);
   }
   if (++skipped_in_a_row_ == kMostSkips) fail("{}; {} steps in a row were skipped", what, kMostSkips);
@@ -177,14 +198,22 @@ void Trainer::validate_and_save(const TrainEvents& events, const std::atomic<boo
     line.validation_loss_per_byte = report->loss_per_byte;
     metrics_->append(line);
     if (events.on_validation) events.on_validation(*report);
+    state_.validated_step = state_.step;
   }
   save(events);
+}
+
+bool Trainer::validation_due() const {
+  const bool at_save = state_.step > 0 && (state_.step % settings_.save_every == 0 ||
+                                           state_.step == settings_.schedule.total_steps);
+  return validation_ && at_save && state_.validated_step != state_.step;
 }
 
 Trainer::Outcome Trainer::run(const TrainEvents& events, const std::atomic<bool>& stop) {
   remove_checkpoints_after(settings_.folder, state_.step);
   metrics_.emplace(settings_.folder / "metrics.jsonl", state_.step > 0 ? state_.step : -1);
   int64_t saved = state_.step > 0 ? state_.step : -1;
+  if (validation_due()) validate_and_save(events, stop);  // the one that an interruption cut short
   while (state_.step < settings_.schedule.total_steps && !stop.load()) {
     const StepReport report = step();
     if (std::isfinite(report.loss) && std::isfinite(report.gradient_norm)) {
@@ -211,7 +240,7 @@ Trainer::Outcome Trainer::run(const TrainEvents& events, const std::atomic<bool>
     return Outcome::interrupted;
   }
   if (saved != state_.step) validate_and_save(events, stop);
-  return Outcome::finished;
+  return stop.load() && validation_due() ? Outcome::interrupted : Outcome::finished;
 }
 
 }  // namespace gladius

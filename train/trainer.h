@@ -68,6 +68,7 @@ class Trainer {
   // The state that a checkpoint would hold now; compare it with a saved one (differences()) before resume().
   const TrainState& state() const { return state_; }
   const Model& model() const { return model_; }
+  // Goes on from a checkpoint of this run. Throws Error when the model has another shape.
   void resume(const Checkpoint& checkpoint);
 
   enum class Outcome { finished, interrupted };
@@ -76,13 +77,14 @@ class Trainer {
   // stays.
   Outcome run(const TrainEvents& events, const std::atomic<bool>& stop);
 
-  // Mean cross entropy of the held-out windows; empty when nothing is held out.
+  // Mean cross entropy of the held-out windows; empty when nothing is held out or `stop` was set.
   std::optional<ValidationReport> validate_now(const TrainEvents& events, const std::atomic<bool>& stop);
 
  private:
   StepReport step();
   void not_finite(double loss, const TrainEvents& events);
   void save(const TrainEvents& events);
+  bool validation_due() const;  // at this step, and not done
   void validate_and_save(const TrainEvents& events, const std::atomic<bool>& stop);
 
   TrainSettings settings_;

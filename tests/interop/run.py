@@ -73,7 +73,9 @@ def main():
             print(f"{check.stem}: {result} ({time.monotonic() - start:.0f} s) {last}", flush=True)
     counts = {result: results.count(result) for result in ("passed", "FAILED", "not run")}
     print(", ".join(f"{count} comparisons {result}" for result, count in counts.items() if count))
-    return 1 if counts["FAILED"] else 0
+    if counts["FAILED"]:
+        return 1
+    return 0 if counts["passed"] else CANNOT_RUN
 
 
 if __name__ == "__main__":
