@@ -397,7 +397,7 @@ TEST_CASE("building a cache stops cleanly: no text, a bad line, no folder, cance
                    "line 7000"));
   }
   write(folder / "file", "");
-  CHECK(contains(message_of([&] { prepare(folder / "empty.txt", *tokenizer, folder / "file" / "x"); }),
+  CHECK(contains(message_of([&] { prepare(folder / "empty.jsonl", *tokenizer, folder / "file" / "x"); }),
                  "folder"));
   CHECK(files_left() == 0);
 
