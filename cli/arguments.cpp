@@ -63,7 +63,9 @@ std::string read_text(const std::string& path) {
   if (std::filesystem::is_directory(path)) fail("{} is a folder, not a text file", path);
   std::ifstream in(path, std::ios::binary);
   if (!in) fail("cannot open {}: {}", path, std::strerror(errno));
-  return {std::istreambuf_iterator<char>(in), {}};
+  std::string text(std::istreambuf_iterator<char>(in), {});
+  if (in.bad()) fail("cannot read {}: {}", path, std::strerror(errno));
+  return text;
 }
 
 }  // namespace gladius::cli

@@ -1,8 +1,10 @@
 // The `gladius` command: arguments in, calls out.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <exception>
 
@@ -64,6 +66,16 @@ int run(int argc, char** argv) {
   return 0;
 }
 
+// By default OpenMP's threads spin while they wait. Beside other work on the same processors they then wait
+// for threads that their spinning keeps from running, and everything takes many times as long. The runtime
+// reads its settings before main(): so the program replaces itself by itself, once, with the setting that
+// lets threads sleep.
+void let_waiting_threads_sleep(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
+  ::setenv("OMP_WAIT_POLICY", "passive", 1);
+  ::execv("/proc/self/exe", argv);  // where that fails, it goes on with the default
+}
+
 // What was printed must have arrived: a full disk is an error, too.
 int finish(int code) {
   if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return code;
@@ -74,6 +86,7 @@ int finish(int code) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  let_waiting_threads_sleep(argv);
   try {
     return finish(run(argc, argv));
   } catch (const gladius::cli::Exit& exit) {
