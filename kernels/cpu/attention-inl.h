@@ -72,8 +72,7 @@ struct Attention {
     for (int64_t i = 0; i < n; ++i) copy_row(at, x + at.key(j + i), 1.0f, dst + i * at.width);
   }
 
-  // ---- forward
-  // --------------------------------------------------------------------------------------------------------
+  // ---- forward ----
 
   struct ForwardTile {
     float *q, *q_panel, *k_panel, *v, *o, *scores;
@@ -148,8 +147,7 @@ struct Attention {
     }
   }
 
-  // ---- backward
-  // -------------------------------------------------------------------------------------------------------
+  // ---- backward ----
 
   struct BackwardTile {
     float *q, *q_panel, *dO, *dO_panel, *k, *k_panel, *v_panel, *dk, *dv;

@@ -61,6 +61,7 @@ struct AttentionBackwardTask {
 inline constexpr int64_t attention_rows = 64;        // query rows of a tile
 inline constexpr int64_t attention_keys = 64;        // keys of a tile
 inline constexpr int64_t attention_max_width = 256;  // widest head that the tiled kernels take
+static_assert(attention_keys <= attention_rows);     // tiles of keys have the room of tiles of rows
 // Nine tiles of rows or keys by head width, two of scores, and a few values a row.
 inline constexpr int64_t attention_scratch =
     9 * attention_rows * attention_max_width + 2 * attention_rows * attention_keys + 32 * attention_rows;
@@ -101,7 +102,6 @@ struct FloatKernels {
   void (*adamw)(int64_t n, const AdamWStep& s, const float* grad, float* p, float* m, float* v);
   double (*sum_of_squares)(int64_t n, const float* x);
   void (*add)(int64_t n, const float* a, const float* b, float* y);
-  void (*scale)(int64_t n, float factor, const float* x, float* y);
 };
 
 }  // namespace gladius::cpu

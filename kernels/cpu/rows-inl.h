@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "kernels/cpu/elementwise-inl.h"
 #include "kernels/cpu/float_kernels.h"
 #include "kernels/cpu/simd.h"
 
@@ -68,10 +69,18 @@ struct Rows {
     for (; i < n; ++i) y[i] *= factor;
   }
 
+  // 1/sqrt(mean x² + eps), in double where squares are too large for float.
+  static float inverse_root_mean_square(int64_t C, float eps, const float* x) {
+    const float squares = dot(C, x, x);
+    if (squares <= __FLT_MAX__) return 1.0f / std::sqrt(squares / static_cast<float>(C) + eps);
+    const double mean = Elementwise<Isa>::sum_of_squares(C, x) / static_cast<double>(C);
+    return static_cast<float>(1.0 / std::sqrt(mean + static_cast<double>(eps)));
+  }
+
   static void rms_norm(int64_t rows, int64_t C, float eps, const float* x, const float* weight, float* y,
                        float* r) {
     for (int64_t m = 0; m < rows; ++m, x += C, y += C) {
-      const float inverse = 1.0f / std::sqrt(dot(C, x, x) / static_cast<float>(C) + eps);
+      const float inverse = inverse_root_mean_square(C, eps, x);
       if (r) r[m] = inverse;
       int64_t c = 0;
       for (; c + w <= C; c += w) store<Isa>(y + c, load<Isa>(x + c) * V(inverse) * load<Isa>(weight + c));
