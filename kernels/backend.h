@@ -101,7 +101,7 @@ class Backend {
 
   // ---- embedding ----
 
-  // y[m,:] = W[tokens[m],:]; W[V,C] of any dtype, y[M,C]. Tokens must be in [0, V).
+  // y[m,:] = W[tokens[m],:]; W[V,C] of any dtype but I32, y[M,C]. Tokens must be in [0, V).
   virtual void embedding(LossDims d, const int32_t* tokens, WeightView W, float* y) = 0;
 
   // dW[v,:] = sum over m with tokens[m] = v of dy[m,:]; dW[V,C] accumulates.

@@ -27,7 +27,7 @@ void CpuBackend::rms_norm_backward(int64_t M, int64_t C, const float* x, const f
                                    bool accumulate_dw) {
   if (dw) {
     parallel_ranges(threads_, C, column_grain, [&](int64_t begin, int64_t end) {
-      f_.rms_norm_backward_weight(M, C, begin, end, x, r, dy, dw, accumulate_dw);
+      f_.rms_norm_backward_weight({M, C, begin, end, x, r, dy, dw, accumulate_dw});
     });
   }
   if (dx) {

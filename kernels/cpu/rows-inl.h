@@ -114,24 +114,23 @@ struct Rows {
 
   // Rows are summed in blocks, then the blocks: the error grows with the block's length plus the number of
   // blocks.
-  static void rms_norm_backward_weight(int64_t M, int64_t C, int64_t begin, int64_t end, const float* x,
-                                       const float* r, const float* dy, float* dw, bool accumulate) {
+  static void rms_norm_backward_weight(const NormWeightTask& t) {
     constexpr int64_t block = 64;
-    for (int64_t c = begin; c < end; c += w) {
-      const int64_t n = end - c < w ? end - c : w;
+    for (int64_t c = t.begin; c < t.end; c += w) {
+      const int64_t n = t.end - c < w ? t.end - c : w;
       const auto fetch = [n](const float* p) { return n == w ? load<Isa>(p) : load_first<Isa>(p, n); };
       V total(0.0f);
-      for (int64_t m0 = 0; m0 < M; m0 += block) {
+      for (int64_t m0 = 0; m0 < t.M; m0 += block) {
         V sum(0.0f);
-        for (int64_t m = m0; m < M && m < m0 + block; ++m)
-          sum = Isa::fma(fetch(dy + m * C + c) * V(r[m]), fetch(x + m * C + c), sum);
+        for (int64_t m = m0; m < t.M && m < m0 + block; ++m)
+          sum = Isa::fma(fetch(t.dy + m * t.C + c) * V(t.r[m]), fetch(t.x + m * t.C + c), sum);
         total = total + sum;
       }
-      if (accumulate) total = total + fetch(dw + c);
+      if (t.accumulate) total = total + fetch(t.dw + c);
       if (n == w)
-        store<Isa>(dw + c, total);
+        store<Isa>(t.dw + c, total);
       else
-        store_first<Isa>(dw + c, total, n);
+        store_first<Isa>(t.dw + c, total, n);
     }
   }
 

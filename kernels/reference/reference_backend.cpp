@@ -85,7 +85,7 @@ class ReferenceBackend final : public Backend {
   void attention_backward(const AttentionDims& d, const float* q, const float* k, const float* v,
                           const float* o, const float* lse, const float* dO, float* dq, float* dk,
                           float* dv) override {
-    reference::attention_backward(d, q, k, v, o, lse, dO, dq, dk, dv);
+    reference::attention_backward(d, {q, k, v, o, lse}, dO, dq, dk, dv);
   }
 
   void swiglu(int64_t n, const float* g, const float* u, float* y) override { reference::swiglu(n, g, u, y); }
