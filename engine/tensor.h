@@ -51,7 +51,10 @@ class Tensor {
   const Shape& shape() const { return shape_; }
   size_t bytes() const { return tensor_bytes(dtype_, shape_); }
 
-  std::byte* data() const { return buffer_->data + offset_; }
+  std::byte* data() const {  // throws Error for no tensor
+    if (!buffer_) fail("a tensor is missing: it has no data");
+    return buffer_->data + offset_;
+  }
   float* f32() const { return typed<float>(DType::F32); }
   int32_t* i32() const { return typed<int32_t>(DType::I32); }
 

@@ -91,6 +91,7 @@ TEST_CASE("values are read as the type that they have") {
   CHECK(contains(message, "I32"));
   CHECK(contains(message, "F32"));
   CHECK(contains(message_of([] { Tensor().f32(); }), "nothing"));
+  CHECK(contains(message_of([] { Tensor().data(); }), "missing"));
   Tensor trainable = integers;
   CHECK(contains(message_of([&] { trainable.set_requires_grad(*pool); }), "I32"));
   CHECK(contains(message_of([&] { integers.grad_target(*pool); }), "no gradient"));

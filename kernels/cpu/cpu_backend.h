@@ -30,7 +30,8 @@ class Scratch {
 
 class CpuBackend final : public Backend {
  public:
-  // threads below 1 count as 1. Allocates all the memory that it will ever use: 9 MiB and 0.6 MiB a thread.
+  // threads below 1 count as 1. Allocates all the memory that it will ever use, 9 MiB and 0.6 MiB a thread,
+  // but for attention with heads wider than attention_max_width.
   CpuBackend(int threads, const Isa& isa);
 
   std::string name() const override;
