@@ -62,7 +62,8 @@ struct Gradient {
 };
 
 // Hands out buffers by exact size and takes them back. Thread-safe. Sizes recur from step to step, so exact
-// sizes waste little. Contents are undefined; memory that nobody writes takes no room in the machine.
+// sizes waste little. Contents are undefined. Large buffers are mapped: where nobody writes, they take no
+// room in the machine.
 class BufferPool : public std::enable_shared_from_this<BufferPool> {
  public:
   static std::shared_ptr<BufferPool> make() { return std::shared_ptr<BufferPool>(new BufferPool); }

@@ -9,14 +9,14 @@
 
 namespace gladius {
 
-// y[M,C] = weight[tokens[m], :]; weight [V,C] of any dtype, tokens I32 [M]. Throws for a token outside [0,
-// V).
+// y[M,C] = weight[tokens[m], :]; weight [V,C] of any dtype but I32, tokens I32 [M]. Throws for a token that
+// is not in [0, V).
 Tensor embedding(Context& ctx, const Tensor& weight, const Tensor& tokens);
 
 // y[M,C] = x * rsqrt(mean(x²) + eps) * weight; weight [C].
 Tensor rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps);
 
-// y[M,N] = x[M,K] · weight[N,K]ᵀ (+ residual[M,N]); weight of any dtype.
+// y[M,N] = x[M,K] · weight[N,K]ᵀ (+ residual[M,N]); weight of any dtype but I32 and those of activations.
 Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& residual = {});
 
 // Rotation angles' cosines and sines for every position: [P, D/2] each.
@@ -29,7 +29,7 @@ struct RopeTable {
 Tensor rope(Context& ctx, const Tensor& x, const Tensor& positions, const RopeTable& table, int64_t heads);
 
 // Keys and values of the tokens so far, for one layer: [B, capacity, G*D] each.
-struct KvCache {
+struct LayerKvCache {
   Tensor k, v;
   int64_t length = 0;  // tokens held in each sequence
 };
@@ -43,7 +43,7 @@ struct AttentionHeads {
 // With a cache (inference only): k and v are appended to it first, and the queries see all it holds. Throws
 // when it is full.
 Tensor attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v, const AttentionHeads& heads,
-                 KvCache* cache = nullptr);
+                 LayerKvCache* cache = nullptr);
 
 // y = silu(gate) * up.
 Tensor swiglu(Context& ctx, const Tensor& gate, const Tensor& up);
@@ -55,9 +55,10 @@ Tensor add(Context& ctx, const Tensor& a, const Tensor& b);
 Tensor softmax(Context& ctx, const Tensor& x);
 
 // scale * sum over m of cross entropy(h[m] · weight[V,C]ᵀ, targets[m]) as one number; targets I32 [M],
-// negative: ignored. The logits exist only for some rows at a time (at most kMaxLogitsBytes). Gradients are
-// computed in the forward pass, while the logits are there, so the loss must be where backward starts (its
-// gradient 1): anything else throws. losses, if given, receives each row's cross entropy [M], unscaled.
+// negative: ignored. The logits exist only for some rows at a time (at most kMaxLogitsBytes, one row at
+// least). Gradients are computed in the forward pass, while the logits are there, so the loss must be where
+// backward starts (its gradient 1): anything else throws. So the weight's gradient is written even when
+// backward is never called (Tape::clear). losses, if given, receives each row's cross entropy [M], unscaled.
 inline constexpr int64_t kMaxLogitsBytes = 32 << 20;
 Tensor cross_entropy(Context& ctx, const Tensor& h, const Tensor& weight, const Tensor& targets, float scale,
                      const Tensor& losses = {});

@@ -21,9 +21,18 @@ class Tape {
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
-  // step: a callable without arguments; what it captures is what the operation saves for its backward pass.
+  // The backward step of the operation that made `output`: a callable without arguments. What it captures is
+  // what the operation saves for its backward pass. It is skipped when nothing that reached the loss used
+  // `output`.
   template <class F>
-  void record(F step) {
+  void record(const Tensor& output, F step) {
+    record_always([output, step = std::move(step)] {
+      if (output.has_grad()) step();
+    });
+  }
+  // A step that must not be skipped.
+  template <class F>
+  void record_always(F step) {
     void* place = allocate(sizeof(StepOf<F>), alignof(StepOf<F>));
     steps_.push_back(new (place) StepOf<F>(std::move(step)));
   }
@@ -31,7 +40,9 @@ class Tape {
   // Sets the gradient of `loss` (one element) to 1 and runs the steps from the last to the first, releasing
   // each step's saved tensors as soon as it is done. The tape is empty afterwards.
   void backward(BufferPool& pool, const Tensor& loss);
-  void clear();  // forgets all steps without running them
+  // Forgets all steps without running them. Gradients that are written already stay: cross_entropy writes its
+  // weight's in the forward pass, so a loss that is given up needs reset_grad() on the trained weights.
+  void clear();
   size_t size() const { return steps_.size(); }
 
  private:

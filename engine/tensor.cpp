@@ -12,6 +12,11 @@ Shape::Shape(std::initializer_list<int64_t> dims) {
   }
 }
 
+void Shape::no_dimension(int i) const {
+  if (rank_ == 0) fail("a tensor is missing: it has no dimension {}", i);
+  fail("a tensor {} has no dimension {}", text(), i);
+}
+
 int64_t Shape::elements() const {
   if (rank_ == 0) return 0;
   int64_t n = 1;

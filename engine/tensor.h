@@ -18,15 +18,19 @@ class Shape {
   Shape() = default;
   Shape(std::initializer_list<int64_t> dims);  // throws Error beyond 4 dimensions or for a negative one
   int rank() const { return rank_; }
-  int64_t operator[](int i) const {
-    return dims_[static_cast<size_t>(i < 0 ? i + rank_ : i)];
-  }                          // -1: the last
+  int64_t operator[](int i) const {  // -1: the last; throws Error beyond rank()
+    const int at = i < 0 ? i + rank_ : i;
+    if (at < 0 || at >= rank_) no_dimension(i);
+    return dims_[static_cast<size_t>(at)];
+  }
   int64_t elements() const;  // product of the dimensions; 0 for an empty shape
   int64_t rows() const { return elements() == 0 ? 0 : elements() / (*this)[-1]; }  // of the view [rows, last]
   bool operator==(const Shape&) const = default;
   std::string text() const;  // "[2, 3]"
 
  private:
+  [[noreturn]] void no_dimension(int i) const;
+
   std::array<int64_t, 4> dims_{};
   int rank_ = 0;
 };
@@ -47,7 +51,10 @@ class Tensor {
   const Shape& shape() const { return shape_; }
   size_t bytes() const { return tensor_bytes(dtype_, shape_); }
 
-  std::byte* data() const { return buffer_->data + offset_; }
+  std::byte* data() const {  // throws Error for no tensor
+    if (!buffer_) fail("a tensor is missing: it has no data");
+    return buffer_->data + offset_;
+  }
   float* f32() const { return typed<float>(DType::F32); }
   int32_t* i32() const { return typed<int32_t>(DType::I32); }
 
@@ -56,15 +63,15 @@ class Tensor {
   // Rows [begin, end) of the first dimension, sharing memory; without gradient.
   Tensor slice(int64_t begin, int64_t end) const;
 
-  // ---- gradient
-  // -------------------------------------------------------------------------------------------------------
+  // ---- gradient ----
+
   bool requires_grad() const { return static_cast<bool>(grad_); }
   void set_requires_grad(BufferPool& pool);  // F32 tensors only
   // Where a backward pass writes its contribution: memory of the tensor's shape, and whether to add to what
   // is there.
   struct GradTarget {
-    float* data;
-    bool accumulate;
+    float* data = nullptr;
+    bool accumulate = false;
   };
   GradTarget grad_target(BufferPool& pool) const;
   // The same for an operation that is its input's only user: memory to overwrite. Throws Error if another
@@ -93,6 +100,20 @@ class Tensor {
   Ref<Buffer> buffer_;
   size_t offset_ = 0;  // bytes
   Ref<Gradient> grad_;
+};
+
+// Where a backward step that computes the gradients of all its inputs at once writes the one of `input`:
+// Tensor::sole_grad_target, or memory that is dropped afterwards when `input` is not trained.
+class SoleGradient {
+ public:
+  SoleGradient(const Tensor& input, BufferPool& pool)
+      : unwanted_(input.requires_grad() ? Tensor() : Tensor(pool, DType::F32, input.shape())),
+        data_(input.requires_grad() ? input.sole_grad_target(pool) : unwanted_.f32()) {}
+  float* data() const { return data_; }
+
+ private:
+  Tensor unwanted_;
+  float* data_;
 };
 
 }  // namespace gladius

@@ -1,15 +1,22 @@
 // The reader's index of every operation: one abstract Backend with one method per operation on whole arrays.
 //
-// Letters: B sequences in a batch, T positions of a sequence, M rows (usually B*T tokens), C model width, H
-// query heads, G key/value heads (H is a multiple of G), D head width, F feed-forward width, V vocabulary,
-// M/N/K of a matrix product. X[M,K] is row-major and contiguous unless a stride is given; strides and sizes
-// count elements, not bytes.
+// Letters:
+//   B  sequences in a batch             H  query heads                C  model width
+//   T  positions of a sequence          G  key/value heads, H = n*G   F  feed-forward width
+//   M  rows, usually B*T tokens         D  width of a head            V  vocabulary
+//   M, N, K  rows, columns and summed dimension of a matrix product
+// X[M,K] is row-major and contiguous unless a stride is given; strides and sizes count elements, not bytes.
 //
-// Above each method: the equation, the shapes, and what accumulates. "accumulate" outputs are added to when
-// the flag is set and overwritten when it is not; every other output is overwritten. Outputs may not overlap
-// inputs unless said. A backend never throws and never allocates: callers check shapes (engine/ops), scratch
-// memory is the backend's own. The same build gives the same bits at any number of threads: work is split
-// over outputs, never over a summed dimension, or over fixed chunks that are added in a fixed order.
+// Above each method stand the equation, the shapes, and what accumulates. An output that "accumulates" is
+// added to when its flag is set and overwritten when it is not; every other output is overwritten. Outputs
+// may not overlap inputs unless said.
+//
+// Calls of one backend must not overlap: it serves one caller at a time, with scratch memory of its own and
+// as many threads as it was made with. Callers check shapes (engine/ops). A backend does not throw, and it
+// does not allocate, but for attention with heads wider than 256, which only the reference loops compute.
+//
+// The same build gives the same bits at any number of threads: work is split over outputs, never over a
+// summed dimension, or over fixed chunks that are added in a fixed order.
 #pragma once
 
 #include <cstdint>
@@ -37,14 +44,17 @@ struct WeightView {
   const void* data;
 };
 
+// The largest K of matmul_weight: a row converted to another type has to fit a backend's scratch memory.
+inline constexpr int64_t max_weight_columns = 1 << 20;
+
+// Query i of Tq stands at position Tk - Tq + i and sees the keys 0 .. its position.
 struct AttentionDims {
-  int64_t B;         // sequences
-  int64_t Tq, Tk;    // query rows and key rows of each; query i is at position Tk - Tq + i and sees keys 0 ..
-                     // its position
-  int64_t H, G, D;   // query head h reads key/value head h / (H / G)
-  int64_t q_stride;  // floats from one query row to the next, >= H*D; sequences are Tq * q_stride apart
-  int64_t kv_stride;        // floats from one key (value) row to the next, >= G*D
-  int64_t kv_batch_stride;  // floats from one sequence's keys (values) to the next, >= Tk * kv_stride
+  int64_t B;                // sequences
+  int64_t Tq, Tk;           // query rows and key rows of each
+  int64_t H, G, D;          // query head h reads key/value head h / (H / G)
+  int64_t q_stride;         // from one query row to the next, >= H*D; sequences are Tq * q_stride apart
+  int64_t kv_stride;        // from one key (value) row to the next, >= G*D
+  int64_t kv_batch_stride;  // from one sequence's keys (values) to the next, >= Tk * kv_stride
   float scale;              // of the scores, usually 1/sqrt(D)
 };
 
@@ -73,111 +83,133 @@ class Backend {
   virtual int threads() const = 0;
   virtual size_t scratch_bytes() const = 0;  // memory that the backend itself holds
 
-  // ---- matrix products
-  // ------------------------------------------------------------------------------------------------ C[M,N] =
-  // A[M,K] · B[N,K]ᵀ, then the epilogue. Forward pass of a linear layer: B is its weight.
+  // ---- matrix products ----
+
+  // C[M,N] = A[M,K] · B[N,K]ᵀ, then the epilogue. Forward pass of a linear layer: B is its weight.
   virtual void matmul_nt(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) = 0;
+
   // C[M,N] = A[M,K] · B[K,N], then the epilogue. Gradient of a linear layer's input.
   virtual void matmul_nn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) = 0;
+
   // C[M,N] = A[K,M]ᵀ · B[K,N], then the epilogue. Gradient of a linear layer's weight.
   virtual void matmul_tn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) = 0;
-  // C[M,N] = A[M,K] · W[N,K]ᵀ for a weight of any dtype, then the epilogue. F32 is matmul_nt. Otherwise each
-  // row of A is first converted to dtype_info(W.dtype).dot_with, as llama.cpp does; integer products are
-  // exact, block sums are F32.
+
+  // C[M,N] = A[M,K] · W[N,K]ᵀ, then the epilogue; W of any dtype that a weight may have (is_weight_type),
+  // K at most max_weight_columns. F32 is matmul_nt. Otherwise each row of A is first converted to
+  // dtype_info(W.dtype).dot_with, as llama.cpp does; integer products are exact, block sums are F32.
   virtual void matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) = 0;
 
-  // ---- embedding
-  // ------------------------------------------------------------------------------------------------------
-  // y[m,:] = W[tokens[m],:]; W[V,C] of any dtype, y[M,C]. Tokens must be in [0, V).
+  // ---- embedding ----
+
+  // y[m,:] = W[tokens[m],:]; W[V,C] of any dtype but I32, y[M,C]. Tokens must be in [0, V).
   virtual void embedding(LossDims d, const int32_t* tokens, WeightView W, float* y) = 0;
+
   // dW[v,:] = sum over m with tokens[m] = v of dy[m,:]; dW[V,C] accumulates.
   virtual void embedding_backward(LossDims d, const int32_t* tokens, const float* dy, float* dW,
                                   bool accumulate) = 0;
 
-  // ---- RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467)
-  // -------------------------------------------------------------- r[m] = 1/sqrt(mean_c x[m,c]² + eps),
-  // y[m,c] = x[m,c] * r[m] * w[c]. x, y [M,C], w [C], r [M] (may be null).
+  // ---- RMSNorm (Zhang & Sennrich 2019, arXiv:1910.07467) ----
+
+  // r[m] = 1/sqrt(mean_c x[m,c]² + eps), y[m,c] = x[m,c] * r[m] * w[c].
+  // x, y [M,C], w [C], r [M] (may be null).
   virtual void rms_norm(int64_t M, int64_t C, float eps, const float* x, const float* w, float* y,
                         float* r) = 0;
-  // g[c] = dy[m,c] * w[c]: dx[m,c] = r[m] * (g[c] - x[m,c] * r[m]² * mean_k(g[k] * x[m,k])); dx accumulates.
-  // dw[c] = sum_m dy[m,c] * x[m,c] * r[m]; dw accumulates.
+
+  // With g[c] = dy[m,c] * w[c]:
+  //   dx[m,c] = r[m] * (g[c] - x[m,c] * r[m]² * mean_k(g[k] * x[m,k])); accumulates.
+  //   dw[c] = sum_m dy[m,c] * x[m,c] * r[m]; accumulates.
+  // Either of dx and dw may be null: it is not computed.
   virtual void rms_norm_backward(int64_t M, int64_t C, const float* x, const float* w, const float* r,
                                  const float* dy, float* dx, bool accumulate_dx, float* dw,
                                  bool accumulate_dw) = 0;
 
-  // ---- RoPE (Su et al. 2021, arXiv:2104.09864), adjacent pairs as in GGUF's "llama" architecture
-  // ---------------------- With c, s = cos, sin[positions[m], i]: (y[2i], y[2i+1]) = (x[2i] c - x[2i+1] s,
-  // x[2i] s + x[2i+1] c) in every head. cos, sin [P, D/2], positions in [0, P). Backward is the inverse
-  // rotation (s -> -s). y may be x.
+  // ---- RoPE (Su et al. 2021, arXiv:2104.09864) on adjacent pairs, as in GGUF's "llama" architecture ----
+
+  // In every head, with c, s = cos, sin[positions[m], i]:
+  //   (y[2i], y[2i+1]) = (x[2i] c - x[2i+1] s, x[2i] s + x[2i+1] c)
+  // cos, sin [P, D/2], positions in [0, P). Backward is the inverse rotation (s -> -s). y may be x.
   virtual void rope(RopeDims d, const int32_t* positions, const float* cos, const float* sin,
                     RopeDirection direction, const float* x, float* y) = 0;
 
-  // ---- causal grouped-query attention
-  // --------------------------------------------------------------------------------- s[i,j] = scale *
-  // q[i]·k[j] for j <= Tk - Tq + i; o[i] = sum_j softmax_j(s[i,:]) v[j]; lse[b,h,i] = ln sum_j exp s[i,j]. q,
-  // o: rows of H*D; k, v: rows of G*D; lse [B,H,Tq] (may be null). No T×T array is held: softmax is computed
-  // online (Milakov & Gimelshein 2018, arXiv:1805.02867; tiled as in Dao et al. 2022, arXiv:2205.14135).
+  // ---- causal grouped-query attention ----
+
+  // For every query row i and its visible keys j:
+  //   s[i,j] = scale * q[i]·k[j];  o[i] = sum_j softmax_j(s[i,:]) v[j];  lse[b,h,i] = ln sum_j exp s[i,j]
+  // q, o: rows of H*D; k, v: rows of G*D; lse [B,H,Tq] (may be null). No T×T array is held: softmax is
+  // computed online (Milakov & Gimelshein 2018, arXiv:1805.02867; tiled as in Dao et al. 2022,
+  // arXiv:2205.14135).
   virtual void attention(const AttentionDims& d, const float* q, const float* k, const float* v, float* o,
                          float* lse) = 0;
-  // p = exp(s - lse), delta[i] = dO[i]·o[i]: dv[j] = sum_i p[i,j] dO[i]; ds[i,j] = p[i,j] (dO[i]·v[j] -
-  // delta[i]); dq[i] = scale * sum_j ds[i,j] k[j]; dk[j] = scale * sum_i ds[i,j] q[i]; dk and dv sum over the
-  // H/G query heads of a group. Strides of dO and dq as q, of dk and dv as k. Only Tq = Tk.
+
+  // With p = exp(s - lse) and delta[i] = dO[i]·o[i]:
+  //   ds[i,j] = p[i,j] (dO[i]·v[j] - delta[i])
+  //   dq[i] = scale * sum_j ds[i,j] k[j];  dk[j] = scale * sum_i ds[i,j] q[i];  dv[j] = sum_i p[i,j] dO[i]
+  // dk and dv sum over the H/G query heads of a group. Strides of dO and dq as q, of dk and dv as k. Only
+  // Tq = Tk.
   virtual void attention_backward(const AttentionDims& d, const float* q, const float* k, const float* v,
                                   const float* o, const float* lse, const float* dO, float* dq, float* dk,
                                   float* dv) = 0;
 
-  // ---- SwiGLU (Shazeer 2020, arXiv:2002.05202)
-  // ------------------------------------------------------------------------ y = silu(g) * u with silu(g) = g
-  // / (1 + exp(-g)); n elements each.
+  // ---- SwiGLU (Shazeer 2020, arXiv:2002.05202) ----
+
+  // y = silu(g) * u with silu(g) = g / (1 + exp(-g)); n elements each.
   virtual void swiglu(int64_t n, const float* g, const float* u, float* y) = 0;
-  // dg = dy * u * sigma(g) * (1 + g * (1 - sigma(g))), du = dy * silu(g). dg may be g and du may be u.
+
+  // dg = dy * u * sigma(g) * (1 + g * (1 - sigma(g))), du = dy * silu(g) with sigma(g) = 1 / (1 + exp(-g)).
+  // dg may be g and du may be u.
   virtual void swiglu_backward(int64_t n, const float* g, const float* u, const float* dy, float* dg,
                                float* du) = 0;
 
-  // ---- softmax and loss
-  // ----------------------------------------------------------------------------------------------- y[m,n] =
-  // exp(x[m,n] - max_k x[m,k]) / sum_k exp(x[m,k] - max). y may be x.
+  // ---- softmax and loss ----
+
+  // y[m,n] = exp(x[m,n] - max_k x[m,k]) / sum_k exp(x[m,k] - max). y may be x.
   virtual void softmax(int64_t M, int64_t N, const float* x, float* y) = 0;
+
   // dx[m,n] = y[m,n] * (dy[m,n] - sum_k dy[m,k] y[m,k]). dx may be dy.
   virtual void softmax_backward(int64_t M, int64_t N, const float* y, const float* dy, float* dx) = 0;
+
   // Cross entropy fused with the LM head, in chunks of rows, so that full logits never exist:
-  // z = h[M,C] · W[V,C]ᵀ; losses[m] = ln sum_v exp z[m,v] - z[m, targets[m]], or 0 where targets[m] < 0
-  // (ignored). With gradients (dh and dW not null): dz[m,v] = grad_scale * (softmax(z)[m,v] - [v =
-  // targets[m]]), 0 for ignored rows; dh = dz · W [M,C]; dW = dzᵀ · h [V,C], accumulates. `logits` is room
-  // for chunk_rows * V floats.
+  //   z = h[M,C] · W[V,C]ᵀ
+  //   losses[m] = ln sum_v exp z[m,v] - z[m, targets[m]], or 0 where targets[m] < 0 (ignored)
+  // With gradients (dh and dW not null):
+  //   dz[m,v] = grad_scale * (softmax(z)[m,v] - [v = targets[m]]), 0 for ignored rows
+  //   dh[M,C] = dz · W;  dW[V,C] = dzᵀ · h, accumulates
+  // `logits` is room for chunk_rows * V floats, chunk_rows >= 1.
   virtual void linear_cross_entropy(LossDims d, const float* h, const float* W, const int32_t* targets,
                                     float grad_scale, float* logits, int64_t chunk_rows, float* losses,
                                     float* dh, float* dW, bool accumulate_dW) = 0;
 
-  // ---- optimiser
-  // ------------------------------------------------------------------------------------------------------
+  // ---- optimiser ----
+
   // AdamW (Loshchilov & Hutter 2017, arXiv:1711.05101), decoupled decay: with g = grad_scale * grad,
-  // m = beta1 m + (1-beta1) g; v = beta2 v + (1-beta2) g²;
-  // p = p - lr * weight_decay * p - lr * (m / correction1) / (sqrt(v / correction2) + eps). p, m, v updated
-  // in place.
+  //   m = beta1 m + (1-beta1) g
+  //   v = beta2 v + (1-beta2) g²
+  //   p = p - lr * weight_decay * p - lr * (m / correction1) / (sqrt(v / correction2) + eps)
+  // p, m, v are updated in place.
   virtual void adamw(int64_t n, const AdamWStep& s, const float* grad, float* p, float* m, float* v) = 0;
+
   // sum_i x[i]², added in double over fixed chunks; not finite when an element is not.
   virtual double sum_of_squares(int64_t n, const float* x) = 0;
 
-  // ---- elementwise
-  // ----------------------------------------------------------------------------------------------------
+  // ---- elementwise ----
+
   virtual void add(int64_t n, const float* a, const float* b, float* y) = 0;  // y = a + b; y may be a or b
-  virtual void scale(int64_t n, float factor, const float* x, float* y) = 0;  // y = factor * x; y may be x
   virtual void copy(int64_t n, const float* x, float* y) = 0;                 // y = x
   virtual void fill(int64_t n, float value, float* y) = 0;                    // y = value
 
-  // ---- conversion
-  // -----------------------------------------------------------------------------------------------------
+  // ---- conversion ----
+
   // Converts rows × cols floats to any dtype, row by row, exactly as llama.cpp's quantiser does (bytes
   // compare equal). importance [cols] weighs the squared errors of a row's elements; null: unweighted.
   virtual void quantize(DType dtype, int64_t rows, int64_t cols, const float* x, const float* importance,
                         void* y) = 0;
+
   // The inverse, to floats.
   virtual void dequantize(DType dtype, int64_t rows, int64_t cols, const void* x, float* y) = 0;
 };
 
-// Plain loops that accumulate in double; slow, single-threaded, the definition that the others are tested
-// against.
+// Plain loops that accumulate in double: slow, single-threaded, the definition that the others are tested
+// against. Unlike the others it allocates while it works.
 std::unique_ptr<Backend> make_reference_backend();
 
 // The CPU's kernels. isa: a name from cpu_isas(), or empty for the environment variable GLADIUS_ISA if set,

@@ -88,6 +88,12 @@ static_assert(sizeof(BlockQ5_1) == 24 && sizeof(BlockQ8_0) == 34 && sizeof(Block
 static_assert(sizeof(BlockQ4_K) == 144 && sizeof(BlockQ5_K) == 176 && sizeof(BlockQ6_K) == 210);
 static_assert(sizeof(BlockQ8_K) == 292 && offsetof(BlockQ6_K, d) == 208);
 
+// 1 / d for a block's scale d; 0 where that is no finite number (|d| <= 2^-128): such a block is one of
+// zeros.
+__attribute__((always_inline)) constexpr float inverse_scale(float d) {
+  return d > 0x1p-128f || d < -0x1p-128f ? 1.0f / d : 0.0f;
+}
+
 // Scale sc (0..63) and minimum m (0..63) of sub-block j (0..7) in the 12 bytes of a Q4_K or Q5_K block.
 struct ScaleMin {
   uint8_t sc, m;

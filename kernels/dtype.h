@@ -8,8 +8,7 @@
 
 namespace gladius {
 
-// The numbers are the tensor type ids of a GGUF file (ggml's enumeration), so that files need no second
-// table.
+// The numbers are the tensor type ids of a GGUF file (ggml's enumeration): files need no second table.
 enum class DType : uint8_t {
   F32 = 0,
   F16 = 1,
@@ -32,9 +31,8 @@ struct DTypeInfo {
   std::string_view name;  // as GGUF tools spell it, e.g. "Q4_K"
   int64_t block_size;     // elements in a block
   int64_t block_bytes;    // bytes of a block
-  DType
-      dot_with;  // what an activation row is converted to before a dot product with this type (ggml's choice)
-  bool quantised;  // stored in blocks with scales
+  DType dot_with;         // what activations are converted to for a product with it (ggml's choice)
+  bool quantised;         // stored in blocks with scales
 };
 
 // Never fails for a valid enumerator.
@@ -42,6 +40,11 @@ const DTypeInfo& dtype_info(DType dtype);
 // Looks a type up by its GGUF id or by its name (case-insensitive); empty when unknown.
 std::optional<DType> dtype_from_id(uint32_t gguf_id);
 std::optional<DType> dtype_from_name(std::string_view name);
+
+// Whether a weight matrix may be stored so: every type but I32 and those of activations.
+constexpr bool is_weight_type(DType dtype) {
+  return dtype != DType::I32 && dtype != DType::Q8_1 && dtype != DType::Q8_K;
+}
 
 // Bytes of a row of n elements; n must be a multiple of the block size.
 inline int64_t row_bytes(DType dtype, int64_t n) {

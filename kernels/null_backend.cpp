@@ -32,7 +32,6 @@ class NullBackend final : public Backend {
   void adamw(int64_t, const AdamWStep&, const float*, float*, float*, float*) override {}
   double sum_of_squares(int64_t, const float*) override { return 0; }
   void add(int64_t, const float*, const float*, float*) override {}
-  void scale(int64_t, float, const float*, float*) override {}
   void copy(int64_t, const float*, float*) override {}
   void fill(int64_t, float, float*) override {}
   void quantize(DType, int64_t, int64_t, const float*, const float*, void*) override {}

@@ -4,6 +4,7 @@
 #include <numbers>
 
 #include "engine/error.h"
+#include "kernels/backend.h"
 #include "model/params.h"
 
 namespace gladius {
@@ -17,15 +18,18 @@ void require_range(const std::string& source, std::string_view name, int64_t val
 }  // namespace
 
 void validate(const Config& c, const std::string& source) {
-  constexpr int64_t kMost = 1 << 24;  // bounds each size, so that products of three of them fit 64 bits
+  // Bounds of sizes that keep a tensor below 2^44 elements, so that the bytes of a whole model fit 64 bits.
+  // The widths are also the lengths of weight rows, which kernels have scratch memory for.
+  constexpr int64_t kMost = 1 << 24, kWidest = max_weight_columns;
   require_range(source, "vocabulary size", c.vocab, 1, kMost);
-  require_range(source, "hidden size", c.hidden, 1, 1 << 20);
-  require_range(source, "intermediate size", c.intermediate, 1, 1 << 20);
+  require_range(source, "hidden size", c.hidden, 1, kWidest);
+  require_range(source, "intermediate size", c.intermediate, 1, kWidest);
   require_range(source, "number of layers", c.layers, 1, 1 << 12);
   require_range(source, "number of heads", c.heads, 1, 1 << 12);
   require_range(source, "number of key/value heads", c.kv_heads, 1, c.heads);
   require_range(source, "context length", c.context, 1, kMost);
   require_range(source, "head width", c.head_dim, 2, 1 << 12);
+  require_range(source, "heads times head width", c.heads * c.head_dim, 2, kWidest);
   if (c.heads % c.kv_heads != 0) {
     fail("{}: {} heads cannot share {} key/value heads evenly", source, c.heads, c.kv_heads);
   }

@@ -34,7 +34,7 @@ struct Config {
 };
 
 // Throws Error naming the first value that is wrong: not positive, heads not a multiple of kv_heads, odd
-// head_dim, sizes whose products overflow, or that no machine holds. `source` names the file or the preset.
+// head_dim, or a size beyond what kernels and 64-bit sizes take. `source` names the file or the preset.
 void validate(const Config& config, const std::string& source);
 
 // "gladius-125m" (the reference) or "gladius-tiny" (the demo). Throws Error listing the names.

@@ -6,7 +6,7 @@
 namespace gladius {
 
 Tensor forward(Context& ctx, const Model& model, const RopeTable& rope_table, const TokenBatch& batch,
-               Memory* memory) {
+               KvCache* cache) {
   const Config& c = model.config;
   const AttentionHeads heads{.batch = batch.B, .query = c.heads, .kv = c.kv_heads, .width = c.head_dim};
 
@@ -20,8 +20,8 @@ Tensor forward(Context& ctx, const Model& model, const RopeTable& rope_table, co
     Tensor q = rope(ctx, linear(ctx, normed, layer.q), batch.positions, rope_table, c.heads);     // [M, H*D]
     Tensor k = rope(ctx, linear(ctx, normed, layer.k), batch.positions, rope_table, c.kv_heads);  // [M, G*D]
     Tensor v = linear(ctx, normed, layer.v);                                                      // [M, G*D]
-    Tensor mixed =
-        attention(ctx, q, k, v, heads, memory ? &memory->layers[static_cast<size_t>(index)] : nullptr);
+    LayerKvCache* past = cache ? &cache->layers[static_cast<size_t>(index)] : nullptr;
+    Tensor mixed = attention(ctx, q, k, v, heads, past);
     x = linear(ctx, mixed, layer.attn_output, x);  // [M, C] + residual
 
     // Feed-forward: every token by itself.

@@ -16,7 +16,7 @@ namespace gladius {
 
 struct GenerateOptions {
   int64_t max_tokens = 128;
-  int64_t context = 0;      // capacity of the memory; 0: the model's context length
+  int64_t context = 0;      // capacity of the key/value cache; 0: the model's context length
   bool ignore_end = false;  // go on past end-of-generation tokens
   std::vector<std::string> stops;
   SamplingOptions sampling;
@@ -36,8 +36,8 @@ struct Generated {
 void check_prompt(std::span<const int32_t> prompt, const Model& model, const GenerateOptions& options);
 
 // Continues `prompt` (token ids, at least one). on_text receives text as soon as it is certain: whole UTF-8
-// characters, and nothing that could still become a stop string. Throws Error as
-// check_prompt() does.
+// characters (but for one that generation ends inside of), and nothing that could still become a stop string.
+// Throws Error as check_prompt() does.
 Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
                    std::span<const int32_t> prompt, const GenerateOptions& options,
                    const std::function<void(std::string_view)>& on_text,

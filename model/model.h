@@ -53,25 +53,25 @@ struct TokenBatch {
   Tensor tokens;     // I32 [B*T]
   Tensor positions;  // I32 [B*T]
 };
-TokenBatch make_token_batch(int64_t B, int64_t T,
-                            BufferPool& pool);  // positions 0 .. T-1 of every sequence; tokens undefined
+// Positions 0 .. T-1 of every sequence; tokens undefined.
+TokenBatch make_token_batch(int64_t B, int64_t T, BufferPool& pool);
 
-// What the model remembers of the tokens so far, per layer.
-struct Memory {
-  std::vector<KvCache> layers;
+// The keys and values of the tokens so far, layer by layer.
+struct KvCache {
+  std::vector<LayerKvCache> layers;
   int64_t length() const { return layers.empty() ? 0 : layers[0].length; }
   int64_t capacity() const { return layers.empty() ? 0 : layers[0].k.shape()[1]; }
   void clear();
 };
-Memory make_memory(const Config& config, int64_t batch, int64_t capacity, BufferPool& pool);
+KvCache make_kv_cache(const Config& config, int64_t batch, int64_t capacity, BufferPool& pool);
 
-// The forward pass: hidden states [B*T, C] after the last norm. With a memory, the batch continues what it
-// holds (inference); the same function trains, reads prompts and decodes, with dense and with quantised
-// weights.
+// The forward pass: hidden states [B*T, C] after the last norm. With a cache, the batch continues the tokens
+// that it holds (inference); the same function trains, reads prompts and decodes, with dense and with
+// quantised weights.
 Tensor forward(Context& ctx, const Model& model, const RopeTable& rope_table, const TokenBatch& batch,
-               Memory* memory = nullptr);
+               KvCache* cache = nullptr);
 
-// Scores of every token of the vocabulary: [M, V] for hidden states [M, C].
+// The logits of every token of the vocabulary: [M, V] for hidden states [M, C].
 Tensor logits(Context& ctx, const Model& model, const Tensor& hidden);
 
 }  // namespace gladius

@@ -112,6 +112,11 @@ std::span<const Sampler::Candidate> Sampler::distribution(std::span<const float>
                                                           std::span<const int32_t> history) {
   load(logits, history);
   const Candidate best = *std::min_element(candidates_.begin(), candidates_.end(), precedes);
+  if (!std::isfinite(
+          best.probability)) {  // the logits were: a tiny or huge penalty went beyond float's range
+    fail("sampling: the repeat penalty {} makes the largest logit {}", options_.repeat_penalty,
+         best.probability);
+  }
   if (options_.temperature == 0) {
     candidates_.assign(1, {best.token, 1.0f});
     return candidates_;

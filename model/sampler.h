@@ -28,9 +28,9 @@ class Sampler {
  public:
   Sampler(SamplingOptions options, int32_t vocab);
   // The next token for these logits [vocab], given all tokens so far. Throws Error when a logit is not a
-  // number or plus infinity; minus infinity excludes a token. Penalty, top-k, top-p, min-p, temperature,
-  // draw, in this order (llama.cpp's). Ties go to the lower id. The draw depends on (seed, number of earlier
-  // draws) alone.
+  // number or plus infinity, before or after the penalty; minus infinity excludes a token. Penalty, top-k,
+  // top-p, min-p, temperature, draw, in this order (llama.cpp's). Ties go to the lower id. The draw depends
+  // on (seed, number of earlier draws) alone.
   int32_t sample(std::span<const float> logits, std::span<const int32_t> history);
   // The distribution that sample() would draw from, as (token, probability) by descending probability.
   struct Candidate {

@@ -60,7 +60,8 @@ TEST_CASE("the counter counts") {
 }
 
 TEST_CASE("training steps from the third on allocate nothing") {
-  for_each_isa([](Backend& backend) {
+  const auto train = [](Backend& backend) {
+    CAPTURE(backend.threads());
     for (const bool tied : {false, true}) {
       const auto pool = BufferPool::make();
       const Config config = small_config(tied);
@@ -85,5 +86,6 @@ TEST_CASE("training steps from the third on allocate nothing") {
       }
       CHECK(std::isfinite(loss));
     }
-  });
+  };
+  for (const int threads : {1, 2}) for_each_isa(train, threads);
 }

@@ -1,4 +1,6 @@
 // Shapes, tensors, memory, and the errors of every operation.
+#include <sys/stat.h>
+
 #include <functional>
 #include <set>
 #include <thread>
@@ -28,6 +30,8 @@ TEST_CASE("a shape counts its elements and rows, and prints itself") {
   CHECK(Shape{5, 0}.rows() == 0);
   CHECK(Shape{7}.rows() == 1);
   CHECK_THROWS_AS((Shape{1, 1, 1, 1, 1}), Error);
+  for (const int i : {3, 4, 100, -4, -100}) CHECK(contains(message_of([&] { shape[i]; }), "[2, 3, 4]"));
+  for (const int i : {0, -1}) CHECK(contains(message_of([&] { Tensor().shape()[i]; }), "missing"));
   CHECK(contains(message_of([] { Shape{2, -1}; }), "-1"));
 }
 
@@ -87,6 +91,7 @@ TEST_CASE("values are read as the type that they have") {
   CHECK(contains(message, "I32"));
   CHECK(contains(message, "F32"));
   CHECK(contains(message_of([] { Tensor().f32(); }), "nothing"));
+  CHECK(contains(message_of([] { Tensor().data(); }), "missing"));
   Tensor trainable = integers;
   CHECK(contains(message_of([&] { trainable.set_requires_grad(*pool); }), "I32"));
   CHECK(contains(message_of([&] { integers.grad_target(*pool); }), "no gradient"));
@@ -172,7 +177,14 @@ TEST_CASE("wrong operands are errors that name the operation and the shapes") {
   };
   const auto ints = [&](std::vector<int32_t> values) { return integers_of(*pool, values); };
   const RopeTable table{zeros({8, 2}), zeros({8, 2})};
-  KvCache cache{zeros({1, 4, 6}), zeros({1, 4, 6}), 3};
+  const auto weight = [&](DType dtype, Shape shape) { return Tensor(*pool, dtype, shape); };
+  LayerKvCache cache{zeros({1, 4, 6}), zeros({1, 4, 6}), 3};
+  LayerKvCache of_two{zeros({2, 4, 6}), zeros({2, 4, 6}), 0}, narrow{zeros({1, 4, 3}), zeros({1, 4, 3}), 0};
+  LayerKvCache mixed{zeros({1, 4, 6}), zeros({1, 2, 6}), 0}, flat{zeros({4, 6}), zeros({4, 6}), 0}, none;
+  LayerKvCache negative{zeros({1, 4, 6}), zeros({1, 4, 6}), -1};
+  const auto attend = [&](LayerKvCache& past) {
+    attention(ctx, zeros({1, 12}), zeros({1, 6}), zeros({1, 6}), {1, 4, 2, 3}, &past);
+  };
 
   struct Case {
     std::function<void()> run;
@@ -182,10 +194,23 @@ TEST_CASE("wrong operands are errors that name the operation and the shapes") {
       {[&] { embedding(ctx, zeros({5, 2}), ints({0, 5})); },
        {"embedding", "token 5", "position 1", "vocabulary of 5"}},
       {[&] { embedding(ctx, zeros({5, 2}), ints({-1})); }, {"embedding", "token -1"}},
+      {[&] { embedding(ctx, zeros({5}), ints({0})); }, {"embedding", "[5]"}},
+      {[&] { embedding(ctx, zeros({5, 2, 2}), ints({0})); }, {"embedding", "[5, 2, 2]"}},
+      {[&] { embedding(ctx, weight(DType::I32, {5, 2}), ints({0})); }, {"embedding", "I32"}},
       {[&] { rms_norm(ctx, zeros({2, 3}), zeros({4}), 1e-5f); }, {"rms_norm", "[2, 3]", "[4]"}},
       {[&] { rms_norm(ctx, zeros({2, 3}), zeros({1, 3}), 1e-5f); }, {"rms_norm", "[1, 3]"}},
       {[&] { linear(ctx, zeros({2, 3}), zeros({5, 4})); }, {"linear", "[2, 3]", "[5, 4]"}},
       {[&] { linear(ctx, zeros({2, 3}), zeros({5, 3}), zeros({2, 4})); }, {"linear", "[2, 4]", "[2, 5]"}},
+      {[&] { linear(ctx, zeros({2, 32}), weight(DType::I32, {5, 32})); }, {"linear", "[5, 32]", "I32"}},
+      {[&] { linear(ctx, zeros({2, 32}), weight(DType::Q8_1, {5, 32})); }, {"linear", "Q8_1"}},
+      {[&] { linear(ctx, zeros({2, 256}), weight(DType::Q8_K, {5, 256})); }, {"linear", "Q8_K"}},
+      {[&] {
+         const int64_t K = max_weight_columns + 1;  // a row that a backend has no room to convert
+         linear(ctx, zeros({1, K}), weight(DType::F16, {1, K}));
+       },
+       {"linear", "F16", "[1, 1048577]"}},
+      {[&] { rope(ctx, zeros({2, 12}), ints({0, 0}), table, 0); }, {"rope", "0 heads"}},
+      {[&] { rope(ctx, zeros({2, 12}), ints({0, 0}), table, -3); }, {"rope", "-3 heads"}},
       {[&] { rope(ctx, zeros({2, 12}), ints({0}), table, 3); }, {"rope", "[2, 12]", "[1]"}},
       {[&] { rope(ctx, zeros({1, 12}), ints({0}), table, 2); }, {"rope", "2 heads"}},
       {[&] { rope(ctx, zeros({1, 12}), ints({8}), table, 3); }, {"rope", "position 8", "context of 8"}},
@@ -198,6 +223,16 @@ TEST_CASE("wrong operands are errors that name the operation and the shapes") {
        {"attention", "[4, 9]"}},
       {[&] { attention(ctx, zeros({2, 12}), zeros({2, 6}), zeros({2, 6}), {1, 4, 2, 3}, &cache); },
        {"attention", "2 more tokens", "context of 4", "holds 3"}},
+      {[&] { attention(ctx, zeros({2, 12}), zeros({2, 6}), zeros({2, 6}), {0, 4, 2, 3}); },
+       {"attention", "0 sequences"}},
+      {[&] { attention(ctx, zeros({2, 12}), zeros({2, 0}), zeros({2, 0}), {1, 4, 0, 3}); },
+       {"attention", "0 key/value heads"}},
+      {[&] { attend(of_two); }, {"attention", "cache", "[2, 4, 6]", "1 sequences"}},
+      {[&] { attend(narrow); }, {"attention", "cache", "[1, 4, 3]", "2 key/value heads of 3"}},
+      {[&] { attend(mixed); }, {"attention", "cache", "[1, 2, 6]"}},
+      {[&] { attend(flat); }, {"attention", "cache", "[4, 6]"}},
+      {[&] { attend(none); }, {"attention", "cache", "[]"}},
+      {[&] { attend(negative); }, {"attention", "holds -1"}},
       {[&] { swiglu(ctx, zeros({2, 3}), zeros({3, 2})); }, {"swiglu", "[2, 3]", "[3, 2]"}},
       {[&] { add(ctx, zeros({2, 3}), zeros({6})); }, {"add", "[2, 3]", "[6]"}},
       {[&] { cross_entropy(ctx, zeros({2, 3}), zeros({5, 4}), ints({0, 0}), 1); },
@@ -205,6 +240,9 @@ TEST_CASE("wrong operands are errors that name the operation and the shapes") {
       {[&] { cross_entropy(ctx, zeros({2, 3}), zeros({5, 3}), ints({0}), 1); }, {"cross_entropy", "[1]"}},
       {[&] { cross_entropy(ctx, zeros({2, 3}), zeros({5, 3}), ints({0, 5}), 1); },
        {"cross_entropy", "target 5", "row 1", "vocabulary of 5"}},
+      {[&] { cross_entropy(ctx, zeros({2, 3}), zeros({5, 3}), ints({0, 1}), 1, zeros({1})); },
+       {"cross_entropy", "[1]", "[2]"}},
+      {[&] { cross_entropy(ctx, zeros({1, 3}), zeros({0, 3}), ints({-1}), 1); }, {"cross_entropy", "[0, 3]"}},
   };
   for (const Case& c : cases) {
     const std::string message = message_of(c.run);
@@ -217,6 +255,14 @@ TEST_CASE("wrong operands are errors that name the operation and the shapes") {
   CHECK(cache.length == 3);  // a refused token leaves the cache as it was
 }
 
+TEST_CASE("the loss of no rows is 0") {
+  const auto pool = BufferPool::make();
+  const auto backend = make_reference_backend();
+  Context ctx{*backend, *pool};
+  const Tensor h(*pool, DType::F32, {0, 3}), weight = tensor_of(*pool, {1, 3}, {1, 2, 3});
+  CHECK(cross_entropy(ctx, h, weight, Tensor(*pool, DType::I32, {0}), 1).f32()[0] == 0);
+}
+
 TEST_CASE("a file is mapped whole, and what cannot be mapped is named") {
   const TemporaryFolder folder;
   write(folder / "text", "gladius");
@@ -226,4 +272,7 @@ TEST_CASE("a file is mapped whole, and what cannot be mapped is named") {
   CHECK(MappedFile::open(folder / "empty")->bytes().empty());
   CHECK(contains(message_of([&] { MappedFile::open(folder / "absent"); }), (folder / "absent").string()));
   CHECK(contains(message_of([&] { MappedFile::open(folder.path()); }), "not a regular file"));
+  const std::string pipe = (folder / "pipe").string();
+  REQUIRE(::mkfifo(pipe.c_str(), 0600) == 0);  // nobody writes to it
+  CHECK(contains(message_of([&] { MappedFile::open(pipe); }), "not a regular file"));
 }

@@ -11,8 +11,7 @@
 
 namespace gladius::test {
 
-// ---- attention
-// --------------------------------------------------------------------------------------------------------
+// ---- attention ----
 
 struct AttentionOracle {
   Expected o, lse;
@@ -165,8 +164,7 @@ inline AttentionGradients attention_backward_oracle(const AttentionDims& d, cons
   return out;
 }
 
-// ---- RMSNorm
-// ----------------------------------------------------------------------------------------------------------
+// ---- RMSNorm ----
 
 struct RmsNormOracle {
   Expected y, r;
@@ -219,8 +217,7 @@ inline RmsNormGradients rms_norm_backward_oracle(int64_t M, int64_t C, const Arr
   return out;
 }
 
-// ---- linear cross entropy
-// ---------------------------------------------------------------------------------------------
+// ---- linear cross entropy ----
 
 struct LossOracle {
   Expected losses, dh, dW;

@@ -53,6 +53,30 @@ TEST_CASE("RMSNorm of zeros is zero") {
   });
 }
 
+TEST_CASE("RMSNorm of rows whose squares overflow a float, or that hold infinities") {
+  for_each_isa([](Backend& backend) {
+    Random random(7);
+    const int64_t M = 3, C = 37;
+    const Array w(random, C, 0, 0.5f, 2.0f);
+    for (const float size : {1e15f, 1.5e19f, 2e19f, 1e30f, 1e38f}) {
+      CAPTURE(size);
+      Array x(random, M * C), y(M * C), r(M);
+      for (int64_t i = 0; i < M * C; ++i) x[i] *= size;
+      const RmsNormOracle oracle = rms_norm_oracle(M, C, 1e-6f, x, w);
+      backend.rms_norm(M, C, 1e-6f, x, w, y, r);
+      check_close(y, oracle.y);
+      check_close(r, oracle.r);
+    }
+    for (const float broken : {INFINITY, -INFINITY, NAN}) {
+      Array x(random, C);
+      x[5] = broken;
+      Array y(C);
+      backend.rms_norm(1, C, 1e-6f, x, w, y, nullptr);
+      CHECK(std::isnan(y[5]));
+    }
+  });
+}
+
 TEST_CASE("RMSNorm backward, overwriting and accumulating") {
   sweep(2, [](Backend& backend, int64_t M, int64_t C, int64_t misalign, Random& random) {
     const Array x(random, M * C, misalign), w(random, C, misalign), dy(random, M * C, misalign);
@@ -63,6 +87,12 @@ TEST_CASE("RMSNorm backward, overwriting and accumulating") {
       backend.rms_norm_backward(M, C, x, w, r, dy, dx, accumulate, dw, accumulate);
       check_close(dx, expected.dx);
       check_close(dw, expected.dw);
+      if (accumulate) continue;
+      Array dx_alone(M * C, misalign), dw_alone(C, misalign);
+      backend.rms_norm_backward(M, C, x, w, r, dy, dx_alone, false, nullptr, false);
+      backend.rms_norm_backward(M, C, x, w, r, dy, nullptr, false, dw_alone, false);
+      CHECK(dx_alone.same_bits(dx));
+      CHECK(dw_alone.same_bits(dw));
     }
   });
 }

@@ -1,6 +1,11 @@
 // The same bits at any number of threads, for every operation, on shapes of many tasks.
+#include <atomic>
+#include <chrono>
 #include <functional>
+#include <thread>
 
+#include "kernels/cpu/cpu_blocking.h"
+#include "kernels/parallel.h"
 #include "tests/kernels_support.h"
 
 using namespace gladius;
@@ -32,8 +37,10 @@ void check_operation(const std::string& isa, const Operation& operation) {
 }
 
 std::vector<Operation> matrix_operations(const Array& a, const Array& b) {
+  constexpr int64_t few = 8;
   std::vector<Operation> list;
   const auto product = [&list](const char* name, MatmulDims d, auto call) {
+    CHECK(d.M * d.N * d.K >= cpu::gemm_serial_below);  // or it would run on one thread
     list.push_back(
         {name, {d.M * d.N}, [=](Backend& backend, std::vector<Array>& out) { call(backend, d, out[0]); }});
   };
@@ -44,7 +51,8 @@ std::vector<Operation> matrix_operations(const Array& a, const Array& b) {
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_nn(d, A, B, C, {}); });
   product("matmul_tn", {150, 170, 300},
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_tn(d, A, B, C, {}); });
-  product("few rows", {3, 300, 170},
+  static_assert(few <= cpu::few_rows);
+  product("few rows", {few, 800, 85},
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {}); });
   return list;
 }
@@ -110,6 +118,25 @@ std::vector<Operation> element_operations(const Array& a, const Array& b) {
              x.adamw(n, {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.1f, 0.05f, 1.0f}, A, out[0], out[1], out[2]);
            }},
           {"add", {n}, [=](Backend& x, std::vector<Array>& out) { x.add(n, A, B, out[0]); }}};
+}
+
+TEST_CASE("tasks run on as many workers as are asked for, each task once") {
+  for (const int threads : {1, 2, 4}) {
+    CAPTURE(threads);
+    std::vector<std::atomic<int>> runs(100), of_worker(static_cast<size_t>(threads));
+    std::atomic<int> started = 0;
+    parallel_tasks(threads, 100, [&](int64_t task, int worker) {
+      ++runs[static_cast<size_t>(task)];
+      // A worker's first task waits until all workers have one: they run at the same time.
+      if (++of_worker[static_cast<size_t>(worker)] > 1) return;
+      ++started;
+      const auto give_up = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+      while (started < threads && std::chrono::steady_clock::now() < give_up) std::this_thread::yield();
+    });
+    CHECK(started == threads);
+    for (const std::atomic<int>& count : of_worker) CHECK(count > 0);
+    for (const std::atomic<int>& count : runs) CHECK(count == 1);
+  }
 }
 
 TEST_CASE("every operation gives the same bits at 1, 2, 3 and 4 threads") {

@@ -17,13 +17,13 @@ struct Row {
   Shape shape;
 };
 
-// Logits [T, V] of one sequence, read in pieces of these lengths with a memory; {} stands for one pass
-// without memory.
+// Logits [T, V] of one sequence, read in pieces of these lengths with a cache; {} stands for one pass
+// without cache.
 std::vector<float> read_in_pieces(Context& ctx, const Model& model, const std::vector<int32_t>& tokens,
                                   const std::vector<int64_t>& pieces) {
   const auto T = static_cast<int64_t>(tokens.size());
   const RopeTable table = make_rope_table(model.config, T, ctx.pool);
-  Memory memory = make_memory(model.config, 1, T, ctx.pool);
+  KvCache cache = make_kv_cache(model.config, 1, T, ctx.pool);
   std::vector<float> result;
   int64_t begin = 0;
   for (const int64_t n : pieces.empty() ? std::vector<int64_t>{T} : pieces) {
@@ -33,12 +33,12 @@ std::vector<float> read_in_pieces(Context& ctx, const Model& model, const std::v
       batch.positions.i32()[t] = static_cast<int32_t>(begin + t);
     }
     const Tensor scores =
-        logits(ctx, model, forward(ctx, model, table, batch, pieces.empty() ? nullptr : &memory));
+        logits(ctx, model, forward(ctx, model, table, batch, pieces.empty() ? nullptr : &cache));
     result.insert(result.end(), values_of(scores).begin(), values_of(scores).end());
     begin += n;
   }
   REQUIRE(begin == T);
-  if (!pieces.empty()) CHECK(memory.length() == T);
+  if (!pieces.empty()) CHECK(cache.length() == T);
   return result;
 }
 
@@ -154,6 +154,8 @@ TEST_CASE("configurations that cannot be are refused by name") {
   refuses([](Config& c) { c.hidden = -4; }, "hidden");
   refuses([](Config& c) { c.intermediate = int64_t{1} << 40; }, "intermediate");
   refuses([](Config& c) { c.layers = 0; }, "layers");
+  // Each would do by itself, but a row of attn_output would be longer than kernels can convert.
+  refuses([](Config& c) { c.heads = c.kv_heads = c.head_dim = 4096; }, "heads times head width is 16777216");
   refuses([](Config& c) { c.kv_heads = 4; }, "6 heads");
   refuses([](Config& c) { c.kv_heads = 12; }, "key/value heads");
   refuses([](Config& c) { c.head_dim = 9; }, "odd");
@@ -275,7 +277,7 @@ TEST_CASE("a text read in any pieces, down to single tokens, gives the logits of
   });
 }
 
-TEST_CASE("sequences of a batch do not see each other, with and without memory") {
+TEST_CASE("sequences of a batch do not see each other, with and without a cache") {
   for_each_backend([](Backend& backend) {
     const auto pool = BufferPool::make();
     Context ctx{backend, *pool};
@@ -285,19 +287,19 @@ TEST_CASE("sequences of a batch do not see each other, with and without memory")
     const int64_t V = model.config.vocab;
     const std::array texts = {random_tokens(random, T, V), random_tokens(random, T, V)};
     const RopeTable table = make_rope_table(model.config, T, *pool);
-    Memory memory = make_memory(model.config, 2, T + 3, *pool);  // more room than is used
-    for (const bool with_memory : {false, true}) {
-      // With memory: eight tokens of each, then four.
+    KvCache cache = make_kv_cache(model.config, 2, T + 3, *pool);  // more room than is used
+    for (const bool with_cache : {false, true}) {
+      // With a cache: eight tokens of each, then four.
       std::array<std::vector<float>, 2> got;
       int64_t begin = 0;
-      for (const int64_t n : with_memory ? std::vector<int64_t>{8, 4} : std::vector<int64_t>{T}) {
+      for (const int64_t n : with_cache ? std::vector<int64_t>{8, 4} : std::vector<int64_t>{T}) {
         TokenBatch batch = make_token_batch(2, n, *pool);
         for (int64_t m = 0; m < 2 * n; ++m) {
           batch.tokens.i32()[m] = texts[static_cast<size_t>(m / n)][static_cast<size_t>(begin + m % n)];
           batch.positions.i32()[m] = static_cast<int32_t>(begin + m % n);
         }
         const Tensor scores =
-            logits(ctx, model, forward(ctx, model, table, batch, with_memory ? &memory : nullptr));
+            logits(ctx, model, forward(ctx, model, table, batch, with_cache ? &cache : nullptr));
         for (size_t b = 0; b < 2; ++b) {
           const float* first = scores.f32() + static_cast<int64_t>(b) * n * V;
           got[b].insert(got[b].end(), first, first + n * V);
@@ -328,24 +330,24 @@ TEST_CASE("later tokens do not change earlier logits") {
     CHECK(largest_difference(std::span(before).subspan(t * V, V), std::span(after).subspan(t * V, V)) > 1e-3);
 }
 
-TEST_CASE("a full context is an error, and cleared memory starts anew") {
+TEST_CASE("a full context is an error, and a cleared cache starts anew") {
   const auto pool = BufferPool::make();
   const auto backend = make_cpu_backend(1);
   Context ctx{*backend, *pool};
   const Model model = random_model(small_config(), 17, *pool);
-  Memory memory = make_memory(model.config, 1, 4, *pool);
-  CHECK(memory.capacity() == 4);
+  KvCache cache = make_kv_cache(model.config, 1, 4, *pool);
+  CHECK(cache.capacity() == 4);
   const RopeTable table = make_rope_table(model.config, 32, *pool);
   TokenBatch three = make_token_batch(1, 3, *pool), two = make_token_batch(1, 2, *pool);
   std::fill_n(three.tokens.i32(), 3, 1);
   std::fill_n(two.tokens.i32(), 2, 2);
-  const Tensor first = forward(ctx, model, table, three, &memory);
-  const std::string message = message_of([&] { forward(ctx, model, table, two, &memory); });
+  const Tensor first = forward(ctx, model, table, three, &cache);
+  const std::string message = message_of([&] { forward(ctx, model, table, two, &cache); });
   CHECK(contains(message, "context of 4"));
-  CHECK(memory.length() == 3);
-  memory.clear();
-  CHECK(memory.length() == 0);
-  CHECK(same_bits(values_of(forward(ctx, model, table, three, &memory)), values_of(first)));
+  CHECK(cache.length() == 3);
+  cache.clear();
+  CHECK(cache.length() == 0);
+  CHECK(same_bits(values_of(forward(ctx, model, table, three, &cache)), values_of(first)));
 }
 
 TEST_CASE("losses and gradients are the same bits at 1, 2, 3 and 4 threads on every instruction set") {

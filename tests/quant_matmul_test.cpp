@@ -340,3 +340,42 @@ TEST_CASE("threads and scratch do not change a bit, and the epilogue adds in ord
     }
   }
 }
+
+TEST_CASE("rows of the largest width fit a backend's scratch memory when they are converted") {
+  for (DType dtype : {DType::F16, DType::BF16, DType::Q4_0, DType::Q4_1, DType::Q4_K, DType::Q6_K}) {
+    CAPTURE(dtype_info(dtype).name);
+    const int64_t block = dtype_info(dtype).block_size;
+    bool bounded = true;
+    for (int64_t K = 0; K <= 3000; K += block)
+      bounded = bounded && cpu::activation_row_bytes(dtype, K) <= cpu::max_activation_row_bytes(K);
+    CHECK(bounded);
+    CHECK(cpu::activation_row_bytes(dtype, max_weight_columns) <=
+          cpu::max_activation_row_bytes(max_weight_columns));
+  }
+  std::mt19937 random(7);
+  const MatmulDims d{3, 2, max_weight_columns};
+  const std::vector<float> A = normal_floats(random, d.M * d.K);
+  Weight quantised = random_weight(random, DType::Q4_1, d.N, d.K);
+  const std::vector<float> expected = expected_product(d, A.data(), quantised);
+  Weight ones(DType::F16, d.N, d.K);  // sums of small integers are exact in any order
+  std::vector<float> integers(A.size());
+  std::vector<float> sums(static_cast<size_t>(d.M * d.N));
+  for (int64_t n = 0; n < d.N * d.K; ++n) {
+    const uint16_t one = f32_to_f16(1.0f);
+    std::memcpy(ones.data() + 2 * n, &one, 2);
+  }
+  for (size_t i = 0; i < integers.size(); ++i) {
+    integers[i] = std::clamp(std::round(A[i]), -2.0f, 2.0f);
+    for (int64_t n = 0; n < d.N; ++n)
+      sums[i / static_cast<size_t>(d.K) * 2 + static_cast<size_t>(n)] += integers[i];
+  }
+  for (const cpu::Isa* isa : isas_to_test()) {
+    CAPTURE(isa->name);
+    const std::unique_ptr<Backend> backend = make_cpu_backend(2, isa->name);
+    std::vector<float> C(static_cast<size_t>(d.M * d.N));
+    backend->matmul_weight(d, A.data(), quantised.view(), C.data(), {});
+    CHECK(C == expected);
+    backend->matmul_weight(d, integers.data(), ones.view(), C.data(), {});
+    CHECK(C == sums);
+  }
+}

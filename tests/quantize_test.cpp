@@ -235,6 +235,50 @@ TEST_CASE("every instruction set quantises and restores as the reference does") 
   }
 }
 
+TEST_CASE("blocks too small for a finite inverse of their scale are blocks of zeros, the same everywhere") {
+  std::mt19937 random(9);
+  const float sizes[] = {1e-44f, 3e-41f, 1e-39f, 2e-38f, 1e-37f, 4e-37f, 1e-36f, 1e-30f};
+  Matrix m{0, 512, {}};
+  for (const float size : sizes) {
+    for (const bool offset :
+         {false, true}) {  // a difference of 0 to everything, for the types with a minimum
+      Matrix row = random_matrix(random, 1, m.cols, 1.0f);
+      for (float& v : row.x) v = std::clamp(v, -1.0f, 1.0f) * size;
+      for (size_t i = 0; i < row.x.size(); i += 3) row.x[i] = offset ? size : 0.0f;
+      for (size_t i = 0; i < row.x.size(); i += kBlock) row.x[i + 5] = size;
+      m.x.insert(m.x.end(), row.x.begin(), row.x.end());
+      ++m.rows;
+    }
+  }
+  for (DType dtype : kQuantised) {
+    CAPTURE(dtype_info(dtype).name);
+    std::vector<std::byte> expected(static_cast<size_t>(m.rows * row_bytes(dtype, m.cols))), y = expected;
+    std::vector<float> restored(m.x.size());
+    reference::quantize_rows(dtype, m.rows, m.cols, m.x.data(), nullptr, expected.data());
+    reference::dequantize_rows(dtype, m.rows, m.cols, expected.data(), restored.data());
+    bool close = true;  // F16 scales below 2^-25 are 0; those of Q8_K are floats
+    for (size_t i = 0; i < restored.size(); ++i) close = close && std::fabs(restored[i]) <= 1.1e-30f;
+    CHECK(close);
+    for (const Implementation& implementation : implementations()) {
+      CAPTURE(implementation.name);
+      implementation.quantize(dtype, m, nullptr, y.data());
+      CHECK(y == expected);
+    }
+  }
+  // The codes are those of zeros.
+  for (DType dtype : {DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0, DType::Q8_1}) {
+    CAPTURE(dtype_info(dtype).name);
+    const std::vector<float> zeros(kBlock, 0.0f);
+    std::vector<std::byte> tiny(static_cast<size_t>(row_bytes(dtype, kBlock))), none = tiny;
+    reference::quantize_rows(dtype, 1, kBlock, m.x.data(), nullptr, tiny.data());
+    reference::quantize_rows(dtype, 1, kBlock, zeros.data(), nullptr, none.data());
+    for (size_t i = 0; i < tiny.size(); ++i) {
+      // but for the sign of a scale that is rounded to 0
+      CHECK(((tiny[i] ^ none[i]) & (i < 4 ? std::byte{0x7f} : std::byte{0xff})) == std::byte{0});
+    }
+  }
+}
+
 TEST_CASE("threads do not change a byte") {
   std::mt19937 random(8);
   const Matrix m = random_matrix(random, 300, 256, 1.0f);

@@ -189,6 +189,22 @@ TEST_CASE("minus infinity excludes a token, other values that are no numbers are
   CHECK_THROWS_AS(Sampler(o, 3).sample(std::vector<float>(3), std::vector<int32_t>{3}), Error);
 }
 
+TEST_CASE("a penalty that takes logits beyond what floats hold is an error, unless another token is left") {
+  const std::vector<int32_t> first{0}, all{0, 1};
+  for (const float temperature : {0.0f, 0.8f}) {
+    SamplingOptions o = everything_off;
+    o.temperature = temperature;
+    o.repeat_penalty = 1e-39f;
+    CHECK_THROWS_WITH_AS(Sampler(o, 2).sample(std::vector<float>{2, 1}, first),
+                         doctest::Contains("repeat penalty"), Error);
+    CHECK(Sampler(o, 2).sample(std::vector<float>{-2, -90}, first) == 0);
+    o.repeat_penalty = 1e38f;
+    const std::vector<float> negative{-20, -30};
+    CHECK(Sampler(o, 2).sample(negative, first) == 1);  // the first is excluded
+    CHECK_THROWS_WITH_AS(Sampler(o, 2).sample(negative, all), doctest::Contains("repeat penalty"), Error);
+  }
+}
+
 TEST_CASE("options out of range are refused by name") {
   const auto refuses = [](auto change, const char* name) {
     SamplingOptions o;

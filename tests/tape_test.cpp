@@ -1,5 +1,7 @@
 // The tape: how gradients meet, move and accumulate, and that a batch may be split in any way.
+#include <functional>
 #include <numeric>
+#include <set>
 
 #include "tests/engine_support.h"
 #include "tests/train_support.h"
@@ -249,6 +251,115 @@ TEST_CASE("misuse of the tape is an error that says what is wrong") {
   const Tensor doubled = add(ctx, loss, loss);
   CHECK(contains(message_of([&] { tape.backward(*pool, doubled); }), "cross_entropy"));
   tape.clear();
+}
+
+TEST_CASE("operations that the loss does not depend on contribute nothing") {
+  for_each_backend([](Backend& backend) {
+    const auto pool = BufferPool::make();
+    Random random(10);
+    const Tensor x = trainable(random, *pool, {4, 6}), w = trainable(random, *pool, {6, 6});
+    const Tensor v = trainable(random, *pool, {6, 6}), norm = trainable(random, *pool, {6});
+    const Tensor positions = integers_of(*pool, std::vector<int32_t>{0, 1, 2, 3});
+    const RopeTable table{random_tensor(random, *pool, {4, 1}), random_tensor(random, *pool, {4, 1})};
+    const auto used = [&](Context& ctx, const Tensor& in) { return softmax(ctx, linear(ctx, in, w)); };
+    const auto alone = gradient(backend, *pool, x, used), dw = copy_of(gradient_of(w));
+    w.reset_grad();
+    const auto beside = gradient(backend, *pool, x, [&](Context& ctx, const Tensor& in) {
+      const auto project = [&] { return linear(ctx, in, v, in); };
+      add(ctx, rms_norm(ctx, project(), norm, 1e-5f), softmax(ctx, project()));
+      const Tensor y = used(ctx, in);
+      const Tensor q = rope(ctx, project(), positions, table, 3);
+      swiglu(ctx, attention(ctx, q, project(), project(), {2, 3, 3, 2}), project());
+      embedding(ctx, v, positions);
+      return y;
+    });
+    CHECK(beside == alone);
+    CHECK(copy_of(gradient_of(w)) == dw);
+    CHECK_FALSE(v.has_grad());
+    CHECK_FALSE(norm.has_grad());
+  });
+}
+
+TEST_CASE("the gradient of an input does not depend on whether the others are trained") {
+  struct Operation {
+    std::string name;
+    std::vector<Shape> inputs;
+    std::function<Tensor(Context&, const std::vector<Tensor>&)> run;
+  };
+  const std::vector<Operation> operations = {
+      {"linear",
+       {{6, 12}, {5, 12}, {6, 5}},
+       [](Context& ctx, const auto& in) { return linear(ctx, in[0], in[1], in[2]); }},
+      {"rms_norm",
+       {{6, 12}, {12}},
+       [](Context& ctx, const auto& in) { return rms_norm(ctx, in[0], in[1], 1e-5f); }},
+      {"attention",
+       {{6, 12}, {6, 6}, {6, 6}},
+       [](Context& ctx, const auto& in) { return attention(ctx, in[0], in[1], in[2], {2, 4, 2, 3}); }},
+      {"swiglu", {{6, 12}, {6, 12}}, [](Context& ctx, const auto& in) { return swiglu(ctx, in[0], in[1]); }},
+      {"add", {{6, 12}, {6, 12}}, [](Context& ctx, const auto& in) { return add(ctx, in[0], in[1]); }},
+  };
+  for_each_backend([&](Backend& backend) {
+    const auto pool = BufferPool::make();
+    for (const Operation& operation : operations) {
+      CAPTURE(operation.name);
+      Random random(11);
+      std::vector<Tensor> constants;
+      for (const Shape& shape : operation.inputs) constants.push_back(random_tensor(random, *pool, shape));
+      Tensor c;  // random factors of the outputs' sum
+      const auto run = [&](const std::set<size_t>& trained) {
+        std::vector<Tensor> inputs = constants;
+        for (const size_t i : trained) inputs[i].set_requires_grad(*pool);
+        Tape tape;
+        Context ctx{backend, *pool, &tape};
+        const Tensor y = operation.run(ctx, inputs);
+        const int64_t n = y.shape().elements();
+        if (!c.defined()) c = random_tensor(random, *pool, {1, n});
+        tape.backward(*pool, linear(ctx, y.reshaped({1, n}), c));
+        return inputs;
+      };
+      std::set<size_t> all;
+      for (size_t i = 0; i < constants.size(); ++i) all.insert(i);
+      const std::vector<Tensor> together = run(all);
+      for (size_t i = 0; i < constants.size(); ++i) {
+        CAPTURE(i);
+        CHECK(largest(gradient_of(together[i])) > 0);
+        CHECK(same_bits(gradient_of(run({i})[i]), gradient_of(together[i])));
+        std::set<size_t> others = all;
+        others.erase(i);
+        const std::vector<Tensor> without = run(others);
+        for (const size_t k : others) CHECK(same_bits(gradient_of(without[k]), gradient_of(together[k])));
+      }
+    }
+  });
+}
+
+TEST_CASE("a loss that is given up leaves its head's gradient to be reset") {
+  const auto pool = BufferPool::make();
+  const auto backend = make_reference_backend();
+  Random random(12);
+  const Tensor x = trainable(random, *pool, {2, 3}), w = trainable(random, *pool, {5, 3});
+  const Tensor targets = integers_of(*pool, std::vector<int32_t>{1, 2});
+  Tape tape;
+  Context ctx{*backend, *pool, &tape};
+  const auto loss = [&] { return cross_entropy(ctx, softmax(ctx, x), w, targets, 1.0f); };
+  tape.backward(*pool, loss());
+  const auto expected = copy_of(gradient_of(w)), dx = copy_of(gradient_of(x));
+  x.reset_grad(), w.reset_grad();
+
+  loss();
+  tape.clear();
+  CHECK_FALSE(x.has_grad());
+  CHECK(w.has_grad());  // as Tape::clear says
+  w.reset_grad();
+  tape.backward(*pool, loss());
+  CHECK(copy_of(gradient_of(w)) == expected);
+  CHECK(copy_of(gradient_of(x)) == dx);
+
+  // Nor may another loss be where backward starts: this one's gradients are there already.
+  loss();
+  const Tensor other = sum(ctx, softmax(ctx, x));
+  CHECK(contains(message_of([&] { tape.backward(*pool, other); }), "cross_entropy"));
 }
 
 TEST_CASE("a tied head and embedding: one weight, the sum of both gradients") {

@@ -10,7 +10,7 @@ Tensor add(Context& ctx, const Tensor& a, const Tensor& b) {
 
   if (ctx.records(a, b)) {
     y.set_requires_grad(ctx.pool);
-    ctx.tape->record([&backend = ctx.backend, &pool = ctx.pool, n, a, b, y] {
+    ctx.tape->record(y, [&backend = ctx.backend, &pool = ctx.pool, n, a, b, y] {
       for (const Tensor& x : {a, b}) {
         if (!x.requires_grad()) continue;
         const auto dx = x.grad_target(pool);

@@ -6,8 +6,8 @@ namespace gladius {
 namespace {
 
 // Copies the new tokens' rows of each sequence behind those that the cache holds.
-void append(Context& ctx, int64_t B, int64_t T, const Tensor& rows, int64_t length, const Tensor& cache) {
-  const int64_t capacity = cache.shape()[1], width = cache.shape()[2];
+void append(Context& ctx, int64_t T, const Tensor& rows, int64_t length, const Tensor& cache) {
+  const int64_t B = cache.shape()[0], capacity = cache.shape()[1], width = cache.shape()[2];
   for (int64_t b = 0; b < B; ++b) {
     ctx.backend.copy(T * width, rows.f32() + b * T * width, cache.f32() + (b * capacity + length) * width);
   }
@@ -16,11 +16,11 @@ void append(Context& ctx, int64_t B, int64_t T, const Tensor& rows, int64_t leng
 }  // namespace
 
 Tensor attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v, const AttentionHeads& heads,
-                 KvCache* cache) {
+                 LayerKvCache* cache) {
   const auto [B, H, G, D] = heads;
-  const int64_t rows = q.shape().rows(), T = rows / B;
-  if (rows % B != 0 || H % G != 0 || q.shape() != Shape{rows, H * D} || k.shape() != Shape{rows, G * D} ||
-      v.shape() != k.shape()) {
+  const int64_t rows = q.shape().rows(), T = B > 0 ? rows / B : 0;
+  if (B <= 0 || H <= 0 || G <= 0 || D <= 0 || rows != B * T || H % G != 0 ||
+      q.shape() != Shape{rows, H * D} || k.shape() != Shape{rows, G * D} || v.shape() != k.shape()) {
     fail("attention: q {}, k {}, v {} do not fit {} sequences, {} heads, {} key/value heads of {}",
          q.shape().text(), k.shape().text(), v.shape().text(), B, H, G, D);
   }
@@ -38,12 +38,16 @@ Tensor attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v
 
   if (cache) {
     if (ctx.records(q, k, v)) fail("attention: a key/value cache cannot be trained through");
-    const int64_t capacity = cache->k.shape()[1];
-    if (cache->length + T > capacity) {
+    const int64_t capacity = cache->k.shape().rank() == 3 ? cache->k.shape()[1] : 0;
+    if (cache->k.shape() != Shape{B, capacity, G * D} || cache->v.shape() != cache->k.shape()) {
+      fail("attention: a cache of keys {} and values {} does not fit {} sequences, {} key/value heads of {}",
+           cache->k.shape().text(), cache->v.shape().text(), B, G, D);
+    }
+    if (cache->length < 0 || cache->length > capacity - T) {
       fail("attention: {} more tokens do not fit a context of {} that holds {}", T, capacity, cache->length);
     }
-    append(ctx, B, T, k, cache->length, cache->k);
-    append(ctx, B, T, v, cache->length, cache->v);
+    append(ctx, T, k, cache->length, cache->k);
+    append(ctx, T, v, cache->length, cache->v);
     cache->length += T;
     dims.Tk = cache->length;
     dims.kv_batch_stride = capacity * G * D;
@@ -57,10 +61,10 @@ Tensor attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v
 
   if (records) {
     o.set_requires_grad(ctx.pool);
-    ctx.tape->record([&backend = ctx.backend, &pool = ctx.pool, dims, q, k, v, o, lse] {
-      backend.attention_backward(dims, q.f32(), k.f32(), v.f32(), o.f32(), lse.f32(), o.grad(),
-                                 q.sole_grad_target(pool), k.sole_grad_target(pool),
-                                 v.sole_grad_target(pool));
+    ctx.tape->record(o, [&backend = ctx.backend, &pool = ctx.pool, dims, q, k, v, o, lse] {
+      const SoleGradient dq(q, pool), dk(k, pool), dv(v, pool);
+      backend.attention_backward(dims, q.f32(), k.f32(), v.f32(), o.f32(), lse.f32(), o.grad(), dq.data(),
+                                 dk.data(), dv.data());
     });
   }
   return o;

@@ -7,9 +7,12 @@ namespace gladius {
 Tensor cross_entropy(Context& ctx, const Tensor& h, const Tensor& weight, const Tensor& targets, float scale,
                      const Tensor& losses) {
   const LossDims dims{.M = h.shape().rows(), .C = h.shape()[-1], .V = weight.shape()[0]};
-  if (weight.shape() != Shape{dims.V, dims.C} || targets.shape().elements() != dims.M) {
+  if (dims.V == 0 || weight.shape() != Shape{dims.V, dims.C} || targets.shape().elements() != dims.M) {
     fail("cross_entropy: h {} does not fit weight {} and targets {}", h.shape().text(), weight.shape().text(),
          targets.shape().text());
+  }
+  if (losses.defined() && losses.shape() != Shape{dims.M}) {
+    fail("cross_entropy: losses {} are not [{}]", losses.shape().text(), dims.M);
   }
   for (int64_t m = 0; m < dims.M; ++m) {
     const int32_t target = targets.i32()[m];
@@ -17,7 +20,7 @@ Tensor cross_entropy(Context& ctx, const Tensor& h, const Tensor& weight, const 
       fail("cross_entropy: target {} at row {} is not in a vocabulary of {}", target, m, dims.V);
   }
   const int64_t row_bytes = dims.V * static_cast<int64_t>(sizeof(float));
-  const int64_t chunk = std::clamp<int64_t>(kMaxLogitsBytes / row_bytes, 1, dims.M);
+  const int64_t chunk = std::max<int64_t>(1, std::min(dims.M, kMaxLogitsBytes / row_bytes));
   const Tensor logits = ctx.empty({chunk, dims.V});
   const Tensor rows = losses.defined() ? losses : ctx.empty({dims.M});
 
@@ -40,8 +43,9 @@ Tensor cross_entropy(Context& ctx, const Tensor& h, const Tensor& weight, const 
 
   if (records) {
     loss.set_requires_grad(ctx.pool);
-    ctx.tape->record([loss] {
-      if (*loss.grad() != 1.0f) fail("cross_entropy: backward must start from this loss, with gradient 1");
+    ctx.tape->record_always([loss] {
+      if (!loss.has_grad() || *loss.grad() != 1.0f)
+        fail("cross_entropy: backward must start from this loss, with gradient 1");
     });
   }
   return loss;

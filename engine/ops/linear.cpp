@@ -6,6 +6,11 @@ Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor&
   const int64_t M = x.shape().rows(), K = x.shape()[-1], N = weight.shape()[0];
   if (weight.shape() != Shape{N, K})
     fail("linear: x {} does not fit weight {}", x.shape().text(), weight.shape().text());
+  const std::string_view type = dtype_info(weight.dtype()).name;
+  if (!is_weight_type(weight.dtype())) fail("linear: a weight {} cannot be {}", weight.shape().text(), type);
+  if (weight.dtype() != DType::F32 && K > max_weight_columns) {
+    fail("linear: rows of {} weight {} are longer than {}", type, weight.shape().text(), max_weight_columns);
+  }
   if (residual.defined() && residual.shape() != Shape{M, N}) {
     fail("linear: residual {} is not [{}, {}]", residual.shape().text(), M, N);
   }
@@ -15,7 +20,7 @@ Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor&
 
   if (ctx.records(x, weight, residual)) {
     y.set_requires_grad(ctx.pool);
-    ctx.tape->record([&backend = ctx.backend, &pool = ctx.pool, M, K, N, x, weight, residual, y] {
+    ctx.tape->record(y, [&backend = ctx.backend, &pool = ctx.pool, M, K, N, x, weight, residual, y] {
       const float* dy = y.grad();
       if (x.requires_grad()) {  // dx[M,K] = dy[M,N] · weight[N,K]
         const auto dx = x.grad_target(pool);

@@ -3,8 +3,9 @@
 namespace gladius {
 
 Tensor rope(Context& ctx, const Tensor& x, const Tensor& positions, const RopeTable& table, int64_t heads) {
-  const int64_t M = x.shape().rows(), width = x.shape()[-1], D = width / heads;
-  if (positions.shape().elements() != M || heads * D != width || table.cos.shape()[-1] * 2 != D) {
+  const int64_t M = x.shape().rows(), width = x.shape()[-1], D = table.cos.shape()[-1] * 2;
+  if (heads < 1 || positions.shape().elements() != M || heads * D != width || table.cos.shape().rank() != 2 ||
+      table.sin.shape() != table.cos.shape()) {
     fail("rope: x {} does not fit {} heads, positions {} and table {}", x.shape().text(), heads,
          positions.shape().text(), table.cos.shape().text());
   }
@@ -19,7 +20,7 @@ Tensor rope(Context& ctx, const Tensor& x, const Tensor& positions, const RopeTa
                    x.f32());
 
   if (ctx.records(x)) {
-    ctx.tape->record([&backend = ctx.backend, dims, x, positions, table] {
+    ctx.tape->record(x, [&backend = ctx.backend, dims, x, positions, table] {
       backend.rope(dims, positions.i32(), table.cos.f32(), table.sin.f32(), RopeDirection::backward, x.grad(),
                    x.grad());
     });

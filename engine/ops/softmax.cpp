@@ -9,7 +9,7 @@ Tensor softmax(Context& ctx, const Tensor& x) {
 
   if (ctx.records(x)) {
     y.set_requires_grad(ctx.pool);
-    ctx.tape->record([&backend = ctx.backend, &pool = ctx.pool, M, N, x, y] {
+    ctx.tape->record(y, [&backend = ctx.backend, &pool = ctx.pool, M, N, x, y] {
       backend.softmax_backward(M, N, y.f32(), y.grad(), y.grad());
       if (!x.adopt_grad(y)) {
         const auto dx = x.grad_target(pool);

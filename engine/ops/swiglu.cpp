@@ -11,9 +11,9 @@ Tensor swiglu(Context& ctx, const Tensor& gate, const Tensor& up) {
 
   if (ctx.records(gate, up)) {
     y.set_requires_grad(ctx.pool);
-    ctx.tape->record([&backend = ctx.backend, &pool = ctx.pool, n, gate, up, y] {
-      backend.swiglu_backward(n, gate.f32(), up.f32(), y.grad(), gate.sole_grad_target(pool),
-                              up.sole_grad_target(pool));
+    ctx.tape->record(y, [&backend = ctx.backend, &pool = ctx.pool, n, gate, up, y] {
+      const SoleGradient dgate(gate, pool), dup(up, pool);
+      backend.swiglu_backward(n, gate.f32(), up.f32(), y.grad(), dgate.data(), dup.data());
     });
   }
   return y;

@@ -42,16 +42,24 @@ struct Attention {
     }
   };
 
-  // C[rows, n] (+)= A·B, n a multiple of cols; element (i, p) of A is a[i * RowStride + p * a_step], B and C
-  // are row-major.
+  // The factors of a product of tiles: element (i, p) of A is a[i * RowStride + p * a_step], B is row-major.
+  struct Factors {
+    int64_t k;  // summed over
+    const float* a;
+    int64_t a_step;
+    const float* b;
+    int64_t b_stride;
+  };
+
+  // C[rows, n] (+)= A·B, n a multiple of cols, C row-major.
   template <int RowStride>
-  static void product(int64_t rows, int64_t n, int64_t k, const float* a, int64_t a_step, const float* b,
-                      int64_t b_stride, float* c, int64_t c_stride, bool add) {
+  static GLADIUS_INLINE void product(int64_t rows, int64_t n, const Factors& f, float* c, int64_t c_stride,
+                                     bool add) {
     for (int64_t j = 0; j < n; j += cols) {
       for (int64_t i = 0; i < rows; i += Isa::gemm_rows) {
         const int64_t m = rows - i < Isa::gemm_rows ? rows - i : Isa::gemm_rows;
-        micro_tiles<Isa, RowStride>.of_rows[m - 1](k, a + i * RowStride, a_step, b + j, b_stride,
-                                                   c + i * c_stride + j, c_stride, add, nullptr);
+        micro_tiles<Isa, RowStride>.of_rows[m - 1](f.k, f.a + i * RowStride, f.a_step, f.b + j, f.b_stride,
+                                                   c + i * c_stride + j, c_stride, {add, nullptr});
       }
     }
   }
@@ -72,8 +80,7 @@ struct Attention {
     for (int64_t i = 0; i < n; ++i) copy_row(at, x + at.key(j + i), 1.0f, dst + i * at.width);
   }
 
-  // ---- forward
-  // --------------------------------------------------------------------------------------------------------
+  // ---- forward ----
 
   struct ForwardTile {
     float *q, *q_panel, *k_panel, *v, *o, *scores;
@@ -117,7 +124,7 @@ struct Attention {
       Gemm<Isa>::few_rows_tile(few);
     } else {
       Gemm<Isa>::pack(n, at.d.D, t.k + at.key(j0), at.d.kv_stride, 1, keys, tile.k_panel);
-      product<1>(rows, keys, at.d.D, tile.q_panel, rows, tile.k_panel, keys, tile.scores, keys, false);
+      product<1>(rows, keys, {at.d.D, tile.q_panel, rows, tile.k_panel, keys}, tile.scores, keys, false);
     }
   }
 
@@ -138,7 +145,7 @@ struct Attention {
       scores(at, t, tile, rows, j0, n);
       for (int64_t i = 0; i < rows; ++i) softmax_step(at, tile, i, at.visible_in_tile(t.row_begin + i, j0));
       copy_keys(at, j0, n, t.v, tile.v);
-      product<keys>(rows, at.width, n, tile.scores, 1, tile.v, at.width, tile.o, at.width, true);
+      product<keys>(rows, at.width, {n, tile.scores, 1, tile.v, at.width}, tile.o, at.width, true);
     }
     for (int64_t i = 0; i < rows; ++i) {
       const float *o = tile.o + i * at.width, inverse = 1.0f / tile.sum[i];
@@ -148,8 +155,7 @@ struct Attention {
     }
   }
 
-  // ---- backward
-  // -------------------------------------------------------------------------------------------------------
+  // ---- backward ----
 
   struct BackwardTile {
     float *q, *q_panel, *dO, *dO_panel, *k, *k_panel, *v_panel, *dk, *dv;
@@ -194,13 +200,13 @@ struct Attention {
       tile.delta[i] = Rows<Isa>::dot(D, task.dO + at.query(t + i), task.o + at.query(t + i));
     Gemm<Isa>::pack(rows, D, tile.q, width, 1, rows, tile.q_panel);
     Gemm<Isa>::pack(rows, D, tile.dO, width, 1, rows, tile.dO_panel);
-    product<1>(rows, keys, D, tile.q_panel, rows, tile.k_panel, keys, tile.p, keys, false);
-    product<1>(rows, keys, D, tile.dO_panel, rows, tile.v_panel, keys, tile.ds, keys, false);
+    product<1>(rows, keys, {D, tile.q_panel, rows, tile.k_panel, keys}, tile.p, keys, false);
+    product<1>(rows, keys, {D, tile.dO_panel, rows, tile.v_panel, keys}, tile.ds, keys, false);
     score_gradients(at, tile, task.lse, t, rows, j0);
-    product<1>(n, width, rows, tile.p, keys, tile.dO, width, tile.dv, width, true);
-    product<1>(n, width, rows, tile.ds, keys, tile.q, width, tile.dk, width, true);
+    product<1>(n, width, {rows, tile.p, keys, tile.dO, width}, tile.dv, width, true);
+    product<1>(n, width, {rows, tile.ds, keys, tile.q, width}, tile.dk, width, true);
     float* dq = tile.q;  // no longer needed
-    product<keys>(rows, width, n, tile.ds, 1, tile.k, width, dq, width, false);
+    product<keys>(rows, width, {n, tile.ds, 1, tile.k, width}, dq, width, false);
     for (int64_t i = 0; i < rows; ++i) {
       float* y = task.dq + at.query(t + i);
       const float* x = dq + i * width;

@@ -33,7 +33,7 @@ void CpuBackend::attention(const AttentionDims& d, const float* q, const float* 
 void CpuBackend::attention_backward(const AttentionDims& d, const float* q, const float* k, const float* v,
                                     const float* o, const float* lse, const float* dO, float* dq, float* dk,
                                     float* dv) {
-  if (d.D > attention_max_width) return reference::attention_backward(d, q, k, v, o, lse, dO, dq, dk, dv);
+  if (d.D > attention_max_width) return reference::attention_backward(d, {q, k, v, o, lse}, dO, dq, dk, dv);
   parallel_tasks(threads_, d.B * d.G, [&](int64_t head, int worker) {
     f_.attention_backward({.d = &d,
                            .b = head / d.G,

@@ -27,6 +27,7 @@ size_t CpuBackend::scratch_bytes() const {
 
 void CpuBackend::matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) {
   if (W.dtype == DType::F32) return matmul_nt(d, A, static_cast<const float*>(W.data), C, e);
+  static_assert(max_activation_row_bytes(max_weight_columns) <= packed_a_floats * int64_t{sizeof(float)});
   const auto scratch = std::as_writable_bytes(std::span(packed_a_.data(), packed_a_floats));
   matmul_quantized(table_.q, threads_, d, A, W, C, e, scratch);
 }

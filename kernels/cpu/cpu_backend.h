@@ -30,7 +30,8 @@ class Scratch {
 
 class CpuBackend final : public Backend {
  public:
-  // threads below 1 count as 1. Allocates all the memory that it will ever use: 9 MiB and 0.6 MiB a thread.
+  // threads below 1 count as 1. Allocates all the memory that it will ever use, 9 MiB and 0.6 MiB a thread,
+  // but for attention with heads wider than attention_max_width.
   CpuBackend(int threads, const Isa& isa);
 
   std::string name() const override;
@@ -66,7 +67,6 @@ class CpuBackend final : public Backend {
   void adamw(int64_t n, const AdamWStep& s, const float* grad, float* p, float* m, float* v) override;
   double sum_of_squares(int64_t n, const float* x) override;
   void add(int64_t n, const float* a, const float* b, float* y) override;
-  void scale(int64_t n, float factor, const float* x, float* y) override;
   void copy(int64_t n, const float* x, float* y) override;
   void fill(int64_t n, float value, float* y) override;
   void quantize(DType dtype, int64_t rows, int64_t cols, const float* x, const float* importance,
@@ -89,9 +89,9 @@ class CpuBackend final : public Backend {
   int threads_;
   const KernelTable& table_;
   const FloatKernels& f_;
-  Scratch<float> packed_a_,
-      packed_b_;              // blocks of the two factors of a product; A's also for converted activations
-  Scratch<float> attention_;  // attention_scratch floats a thread
+  Scratch<float> packed_a_;       // a block of a product's first factor, or converted activations
+  Scratch<float> packed_b_;       // a block of its second factor
+  Scratch<float> attention_;      // attention_scratch floats a thread
   Scratch<double> partial_sums_;  // of sum_of_squares
 };
 

@@ -49,11 +49,6 @@ void CpuBackend::add(int64_t n, const float* a, const float* b, float* y) {
                   [&](int64_t begin, int64_t end) { f_.add(end - begin, a + begin, b + begin, y + begin); });
 }
 
-void CpuBackend::scale(int64_t n, float factor, const float* x, float* y) {
-  parallel_ranges(threads_, n, light_grain,
-                  [&](int64_t begin, int64_t end) { f_.scale(end - begin, factor, x + begin, y + begin); });
-}
-
 void CpuBackend::copy(int64_t n, const float* x, float* y) {
   parallel_ranges(threads_, n, light_grain, [&](int64_t begin, int64_t end) {
     std::memcpy(y + begin, x + begin, static_cast<size_t>(end - begin) * sizeof(float));

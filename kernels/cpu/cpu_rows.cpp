@@ -25,13 +25,17 @@ void CpuBackend::rms_norm(int64_t M, int64_t C, float eps, const float* x, const
 void CpuBackend::rms_norm_backward(int64_t M, int64_t C, const float* x, const float* w, const float* r,
                                    const float* dy, float* dx, bool accumulate_dx, float* dw,
                                    bool accumulate_dw) {
-  parallel_ranges(threads_, C, column_grain, [&](int64_t begin, int64_t end) {
-    f_.rms_norm_backward_weight(M, C, begin, end, x, r, dy, dw, accumulate_dw);
-  });
-  parallel_ranges(threads_, M, rows_of(1 << 13, C), [&](int64_t begin, int64_t end) {
-    const int64_t at = begin * C;
-    f_.rms_norm_backward(end - begin, C, x + at, w, r + begin, dy + at, dx + at, accumulate_dx);
-  });
+  if (dw) {
+    parallel_ranges(threads_, C, column_grain, [&](int64_t begin, int64_t end) {
+      f_.rms_norm_backward_weight({M, C, begin, end, x, r, dy, dw, accumulate_dw});
+    });
+  }
+  if (dx) {
+    parallel_ranges(threads_, M, rows_of(1 << 13, C), [&](int64_t begin, int64_t end) {
+      const int64_t at = begin * C;
+      f_.rms_norm_backward(end - begin, C, x + at, w, r + begin, dy + at, dx + at, accumulate_dx);
+    });
+  }
 }
 
 void CpuBackend::rope(RopeDims d, const int32_t* positions, const float* cos, const float* sin,

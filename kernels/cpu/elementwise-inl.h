@@ -25,10 +25,6 @@ struct Elementwise {
     map2<Isa>(n, a, b, y, [](V x, V z) { return x + z; });
   }
 
-  static void scale(int64_t n, float factor, const float* x, float* y) {
-    map2<Isa>(n, x, x, y, [factor](V v, V) { return V(factor) * v; });
-  }
-
   // g / (1 + exp(-g)) rather than g * sigmoid(g): one rounding less.
   static void swiglu(int64_t n, const float* g, const float* u, float* y) {
     map2<Isa>(n, g, u, y, [](V gate, V up) { return gate / (V(1.0f) + exp<Isa>(-gate)) * up; });

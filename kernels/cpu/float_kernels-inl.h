@@ -31,7 +31,6 @@ FloatKernels make_float_kernels() {
   f.adamw = Elementwise<Isa>::adamw;
   f.sum_of_squares = Elementwise<Isa>::sum_of_squares;
   f.add = Elementwise<Isa>::add;
-  f.scale = Elementwise<Isa>::scale;
   return f;
 }
 

@@ -61,9 +61,18 @@ struct AttentionBackwardTask {
 inline constexpr int64_t attention_rows = 64;        // query rows of a tile
 inline constexpr int64_t attention_keys = 64;        // keys of a tile
 inline constexpr int64_t attention_max_width = 256;  // widest head that the tiled kernels take
+static_assert(attention_keys <= attention_rows);     // tiles of keys have the room of tiles of rows
 // Nine tiles of rows or keys by head width, two of scores, and a few values a row.
 inline constexpr int64_t attention_scratch =
     9 * attention_rows * attention_max_width + 2 * attention_rows * attention_keys + 32 * attention_rows;
+
+// dw of RMSNorm for the columns [begin, end), summed over all M rows.
+struct NormWeightTask {
+  int64_t M, C, begin, end;
+  const float *x, *r, *dy;
+  float* dw;
+  bool accumulate;
+};
 
 struct FloatKernels {
   int64_t gemm_rows, gemm_cols;  // the register tile
@@ -84,9 +93,7 @@ struct FloatKernels {
   void (*rms_norm)(int64_t rows, int64_t C, float eps, const float* x, const float* w, float* y, float* r);
   void (*rms_norm_backward)(int64_t rows, int64_t C, const float* x, const float* w, const float* r,
                             const float* dy, float* dx, bool accumulate);
-  // dw of the columns [begin, end).
-  void (*rms_norm_backward_weight)(int64_t M, int64_t C, int64_t begin, int64_t end, const float* x,
-                                   const float* r, const float* dy, float* dw, bool accumulate);
+  void (*rms_norm_backward_weight)(const NormWeightTask&);
   // One row of d.heads heads.
   void (*rope)(const RopeDims& d, const float* cos, const float* sin, RopeDirection direction, const float* x,
                float* y);
@@ -101,7 +108,6 @@ struct FloatKernels {
   void (*adamw)(int64_t n, const AdamWStep& s, const float* grad, float* p, float* m, float* v);
   double (*sum_of_squares)(int64_t n, const float* x);
   void (*add)(int64_t n, const float* a, const float* b, float* y);
-  void (*scale)(int64_t n, float factor, const float* x, float* y);
 };
 
 }  // namespace gladius::cpu

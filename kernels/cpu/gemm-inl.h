@@ -10,6 +10,13 @@
 
 namespace gladius::cpu {
 
+// What happens to a register tile's sums: C is added to rather than overwritten; residual (stride as C) is
+// added when not null.
+struct TileStore {
+  bool add;
+  const float* residual;
+};
+
 // C[R, gemm_cols] (+)= A·B (+ residual). Element (i, p) of A is a[i * RowStride + p * a_step], row p of B is
 // at b + p * b_step: RowStride 1 reads panels and transposes, another one reads rows of a fixed-size tile.
 template <class Isa, int R, int RowStride>
@@ -18,7 +25,7 @@ struct MicroTile {
   static constexpr int vectors = Isa::gemm_vectors;
 
   static void run(int64_t k, const float* a, int64_t a_step, const float* b, int64_t b_step, float* c,
-                  int64_t c_stride, bool add, const float* residual) {
+                  int64_t c_stride, TileStore to) {
     V sums[R][vectors];
 #pragma GCC unroll 64
     for (int i = 0; i < R; ++i)
@@ -41,8 +48,8 @@ struct MicroTile {
       for (int j = 0; j < vectors; ++j) {
         const int64_t at = i * c_stride + j * lanes<Isa>;
         V sum = sums[i][j];
-        if (add) sum = sum + load<Isa>(c + at);
-        if (residual) sum = sum + load<Isa>(residual + at);
+        if (to.add) sum = sum + load<Isa>(c + at);
+        if (to.residual) sum = sum + load<Isa>(to.residual + at);
         store<Isa>(c + at, sum);
       }
     }
@@ -50,7 +57,7 @@ struct MicroTile {
 };
 
 using MicroTileFunction = void (*)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t,
-                                   bool, const float*);
+                                   TileStore);
 
 // micro_tiles<Isa, RowStride>.of_rows[R - 1] computes R rows.
 template <class Isa>
@@ -100,12 +107,12 @@ struct Gemm {
         const float* residual = t.residual ? t.residual + at : nullptr;
         const MicroTileFunction micro = micro_tiles<Isa, 1>.of_rows[m - 1];
         if (n == cols) {
-          micro(t.k, a, t.panel_rows, b, cols, t.c + at, t.c_stride, t.add, residual);
+          micro(t.k, a, t.panel_rows, b, cols, t.c + at, t.c_stride, {t.add, residual});
           continue;
         }
         // A partial tile is computed whole, aside, and its columns within C are copied out.
         alignas(64) float whole[Isa::gemm_rows * cols];
-        micro(t.k, a, t.panel_rows, b, cols, whole, cols, false, nullptr);
+        micro(t.k, a, t.panel_rows, b, cols, whole, cols, {false, nullptr});
         store_partial(t, m, n, whole, t.c + at, residual);
       }
     }

@@ -63,21 +63,29 @@ const char* missing_avx512_bf16(const X86Features& x) {
 
 #elif defined(__aarch64__)
 
+struct ArmFeatures {
+  bool half = false, dot = false, i8mm = false;
+};
+
 // Bits of Linux's HWCAP and HWCAP2 (asm/hwcap.h); elsewhere only the baseline is taken.
-bool arm_has(int word, unsigned long mask) {
+ArmFeatures arm_features() {
+  ArmFeatures x;
 #if defined(__linux__)
-  return (getauxval(word == 1 ? AT_HWCAP : AT_HWCAP2) & mask) != 0;
-#else
-  return word < 0 && mask == 0;
+  const unsigned long first = getauxval(AT_HWCAP), second = getauxval(AT_HWCAP2);
+  x.half = first & (1ul << 10);   // HWCAP_ASIMDHP
+  x.dot = first & (1ul << 20);    // HWCAP_ASIMDDP
+  x.i8mm = second & (1ul << 13);  // HWCAP2_I8MM
 #endif
+  return x;
 }
-const char* missing_neon_dotprod() {
-  const bool half = arm_has(1, 1ul << 10), dot = arm_has(1, 1ul << 20);  // HWCAP_ASIMDHP, HWCAP_ASIMDDP
-  return half && dot ? "" : "the CPU lacks the dot product or half-precision instructions";
+
+// Why this CPU cannot run it; empty when it can.
+const char* missing_neon_dotprod(const ArmFeatures& x) {
+  return x.half && x.dot ? "" : "the CPU lacks the dot product or half-precision instructions";
 }
-const char* missing_neon_i8mm() {
-  if (*missing_neon_dotprod()) return missing_neon_dotprod();
-  return arm_has(2, 1ul << 13) ? "" : "the CPU lacks the int8 matrix instructions (I8MM)";  // HWCAP2_I8MM
+const char* missing_neon_i8mm(const ArmFeatures& x) {
+  if (*missing_neon_dotprod(x)) return missing_neon_dotprod(x);
+  return x.i8mm ? "" : "the CPU lacks the int8 matrix instructions (I8MM)";
 }
 
 #endif
@@ -96,9 +104,10 @@ std::vector<Isa> detect() {
   add("avx512_vnni", missing_avx512_vnni(x), table_avx512_vnni);
   add("avx512_bf16", missing_avx512_bf16(x), table_avx512_bf16);
 #elif defined(__aarch64__)
+  const ArmFeatures x = arm_features();
   add("neon", "", table_neon);
-  add("neon_dotprod", missing_neon_dotprod(), table_neon_dotprod);
-  add("neon_i8mm", missing_neon_i8mm(), table_neon_i8mm);
+  add("neon_dotprod", missing_neon_dotprod(x), table_neon_dotprod);
+  add("neon_i8mm", missing_neon_i8mm(x), table_neon_i8mm);
 #endif
   return isas;
 }

@@ -1,5 +1,6 @@
-// What an instruction set provides: two tables of function pointers, one per family of kernels. Every isa/NAME.cpp builds
-// one KernelTable; a table for a later extension starts as a copy of an earlier one and replaces what it improves.
+// What an instruction set provides: two tables of function pointers, one per family of kernels. Every
+// isa/NAME.cpp builds one KernelTable; a table for a later extension starts as a copy of an earlier one and
+// replaces what it improves.
 #pragma once
 
 #include "kernels/cpu/float_kernels.h"

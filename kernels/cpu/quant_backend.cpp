@@ -32,7 +32,7 @@ int64_t activation_row_bytes(DType weight, int64_t K) {
     default:
       break;
   }
-  return ((bytes + 63) / 64 | 1) * 64;
+  return ((bytes + 63) / 64 | 1) * 64;  // at most max_activation_row_bytes(K)
 }
 
 size_t quantized_scratch_bytes(DType weight, int64_t M, int64_t K) {
@@ -44,8 +44,7 @@ void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, co
   const bool bf16 = W.dtype == DType::BF16;
   const int64_t a_stride = activation_row_bytes(W.dtype, d.K);
   const int64_t w_stride = row_bytes(W.dtype, d.K);
-  const int64_t pass_rows =
-      std::max<int64_t>(1, static_cast<int64_t>(scratch.size()) / std::max<int64_t>(1, a_stride));
+  const int64_t pass_rows = static_cast<int64_t>(scratch.size()) / a_stride;  // at least 1, says the contract
   const int64_t w_tiles = (d.N + weight_rows_per_tile - 1) / weight_rows_per_tile;
   for (int64_t pass = 0; pass < d.M; pass += pass_rows) {
     const int64_t rows = std::min(pass_rows, d.M - pass);

@@ -69,7 +69,7 @@ template <>
 struct QuantIsa<struct NeonI8mm> : QuantNeonDotprod<QuantIsa<struct NeonI8mm>> {
   static constexpr int panel_step = 8;
 
-  // The sums of panel_sums (quant_panel-inl.h) for two activation rows.
+  // The sums of panel_sums (quant_matmul-inl.h) for two activation rows.
   template <int length>
   static GLADIUS_INLINE void two_rows(const int8_t* panel, const int8_t* y0, const int8_t* y1, Ints& sums0,
                                       Ints& sums1) {

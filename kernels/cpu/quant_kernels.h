@@ -35,6 +35,9 @@ struct TileProduct {
 // with zeros.
 int64_t activation_row_bytes(DType weight, int64_t K);
 
+// No type's row is longer: 4 bytes an element, rounded up to an odd multiple of 64.
+constexpr int64_t max_activation_row_bytes(int64_t K) { return 4 * K + 128; }
+
 struct QuantKernels {
   // y = x quantised to dtype, one row of n elements (Backend::quantize); importance [n] or null.
   void (*quantize_row)(DType dtype, int64_t n, const float* x, const float* importance, void* y);

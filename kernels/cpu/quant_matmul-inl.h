@@ -1,9 +1,8 @@
 // Products with quantised weights. Sums of products of codes are exact integers; blocks are added in order in
 // float32, as reference::dot_row defines, so that both ways below, and all instruction sets, give the same
 // bits:
-//   rows    few activations (a token being generated): a weight row's codes are multiplied with each
-//   activation in place panels  more: L weight rows (L lanes of an instruction set) are interleaved, so that
-//   sums end up one row a lane
+//   rows    few activations (a token being generated): a weight row's codes are multiplied with each in place
+//   panels  more: L weight rows (L lanes of an instruction set) are interleaved: a sum ends up in each lane
 #pragma once
 
 #include <cstdint>
@@ -41,15 +40,12 @@ struct QuantProduct {
   using I = IntVec<Isa>;
   using Row = ActivationRow<Isa, type, const std::byte>;
   static constexpr int L = static_cast<int>(lanes<Isa>);
-  static constexpr int group_sums =
-      F::group / Row::group;  // ActivationRow::sums per group: 2 in Q4_K and Q5_K, else 1
 
   static GLADIUS_INLINE Row activation(const TileProduct& t, int64_t m) {
     return Row::at(t.a + m * t.a_stride, t.K);
   }
 
-  // ---- rows
-  // -------------------------------------------------------------------------------------------------------------
+  // ---- rows ----
 
   // Products of 4 L neighbouring codes, added in fours.
   static GLADIUS_INLINE I products(const int8_t* w, const int8_t* y) {
@@ -172,8 +168,7 @@ struct QuantProduct {
     }
   }
 
-  // ---- panels
-  // -----------------------------------------------------------------------------------------------------------
+  // ---- panels ----
 
   // A chunk of L weight rows: codes[k / step][row][k % step] with Q::panel_step, scales by row in the lanes.
   struct Panel {

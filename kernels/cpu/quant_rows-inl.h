@@ -58,7 +58,7 @@ struct QuantRows {
   // unrounded.
   static GLADIUS_INLINE float eight_bits(const float* x, int8_t* q) {
     const float d = largest_magnitude(kBlock, x) / 127.0f;
-    const float inverse = d != 0 ? 1.0f / d : 0.0f;
+    const float inverse = inverse_scale(d);
     for (int i = 0; i < kBlock; ++i) {
       const float v = x[i] * inverse;
       const int32_t t = static_cast<int32_t>(v);

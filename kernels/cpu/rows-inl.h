@@ -3,6 +3,7 @@
 
 #include <cmath>
 
+#include "kernels/cpu/elementwise-inl.h"
 #include "kernels/cpu/float_kernels.h"
 #include "kernels/cpu/simd.h"
 
@@ -68,10 +69,18 @@ struct Rows {
     for (; i < n; ++i) y[i] *= factor;
   }
 
+  // 1/sqrt(mean x² + eps), in double where squares are too large for float.
+  static float inverse_root_mean_square(int64_t C, float eps, const float* x) {
+    const float squares = dot(C, x, x);
+    if (squares <= __FLT_MAX__) return 1.0f / std::sqrt(squares / static_cast<float>(C) + eps);
+    const double mean = Elementwise<Isa>::sum_of_squares(C, x) / static_cast<double>(C);
+    return static_cast<float>(1.0 / std::sqrt(mean + static_cast<double>(eps)));
+  }
+
   static void rms_norm(int64_t rows, int64_t C, float eps, const float* x, const float* weight, float* y,
                        float* r) {
     for (int64_t m = 0; m < rows; ++m, x += C, y += C) {
-      const float inverse = 1.0f / std::sqrt(dot(C, x, x) / static_cast<float>(C) + eps);
+      const float inverse = inverse_root_mean_square(C, eps, x);
       if (r) r[m] = inverse;
       int64_t c = 0;
       for (; c + w <= C; c += w) store<Isa>(y + c, load<Isa>(x + c) * V(inverse) * load<Isa>(weight + c));
@@ -105,24 +114,23 @@ struct Rows {
 
   // Rows are summed in blocks, then the blocks: the error grows with the block's length plus the number of
   // blocks.
-  static void rms_norm_backward_weight(int64_t M, int64_t C, int64_t begin, int64_t end, const float* x,
-                                       const float* r, const float* dy, float* dw, bool accumulate) {
+  static void rms_norm_backward_weight(const NormWeightTask& t) {
     constexpr int64_t block = 64;
-    for (int64_t c = begin; c < end; c += w) {
-      const int64_t n = end - c < w ? end - c : w;
+    for (int64_t c = t.begin; c < t.end; c += w) {
+      const int64_t n = t.end - c < w ? t.end - c : w;
       const auto fetch = [n](const float* p) { return n == w ? load<Isa>(p) : load_first<Isa>(p, n); };
       V total(0.0f);
-      for (int64_t m0 = 0; m0 < M; m0 += block) {
+      for (int64_t m0 = 0; m0 < t.M; m0 += block) {
         V sum(0.0f);
-        for (int64_t m = m0; m < M && m < m0 + block; ++m)
-          sum = Isa::fma(fetch(dy + m * C + c) * V(r[m]), fetch(x + m * C + c), sum);
+        for (int64_t m = m0; m < t.M && m < m0 + block; ++m)
+          sum = Isa::fma(fetch(t.dy + m * t.C + c) * V(t.r[m]), fetch(t.x + m * t.C + c), sum);
         total = total + sum;
       }
-      if (accumulate) total = total + fetch(dw + c);
+      if (t.accumulate) total = total + fetch(t.dw + c);
       if (n == w)
-        store<Isa>(dw + c, total);
+        store<Isa>(t.dw + c, total);
       else
-        store_first<Isa>(dw + c, total, n);
+        store_first<Isa>(t.dw + c, total, n);
     }
   }
 

@@ -5,8 +5,7 @@
 //   using Arch = ...;                      the xsimd architecture
 //   static constexpr int gemm_rows;        rows of the register tile of a matrix product
 //   static constexpr int gemm_vectors;     its width in vectors
-//   static Batch fma(Batch x, Batch y, Batch z);   x * y + z, fused where the CPU can (xsimd 8.1 does not on
-//   AVX-512)
+//   static Batch fma(Batch x, Batch y, Batch z);   x * y + z, fused where the CPU can
 //
 // Included only by isa/*.cpp and *-inl.h. Each of those files is compiled with `xsimd` defined as a name of
 // its own, so that helpers that the compiler leaves out of line can never be shared between instruction sets.

@@ -12,8 +12,7 @@
 namespace gladius::reference {
 namespace {
 
-// ---- packing of codes
-// -----------------------------------------------------------------------------------------------------
+// ---- packing of codes ----
 
 // Low nibbles of 32 codes: code j in the low half of byte j, code j + 16 in the high half.
 void pack_nibbles(const uint8_t* codes, uint8_t* qs) {
@@ -62,8 +61,7 @@ void pack(const uint8_t* codes, BlockQ6_K& b) {
     }
 }
 
-// ---- simple types
-// ---------------------------------------------------------------------------------------------------------
+// ---- simple types ----
 
 // Weights of the search with an importance: importance * sqrt(sigma2 + x²), where sigma2 is a mean of
 // squares.
@@ -91,7 +89,7 @@ float largest_in_magnitude(int n, const float* x) {
 template <class Block, int limit>
 void quantize_symmetric(const float* x, Block& b) {
   const float d = largest_in_magnitude(kBlock, x) / static_cast<float>(-limit);
-  const float inverse = d != 0 ? 1.0f / d : 0.0f;
+  const float inverse = inverse_scale(d);
   uint8_t codes[kBlock];
   for (int i = 0; i < kBlock; ++i)
     codes[i] = static_cast<uint8_t>(
@@ -105,7 +103,7 @@ template <class Block, int limit>
 void quantize_affine(const float* x, Block& b) {
   const float low = *std::min_element(x, x + kBlock), high = *std::max_element(x, x + kBlock);
   const float d = (high - low) / static_cast<float>(limit);
-  const float inverse = d != 0 ? 1.0f / d : 0.0f;
+  const float inverse = inverse_scale(d);
   uint8_t codes[kBlock];
   for (int i = 0; i < kBlock; ++i)
     codes[i] = static_cast<uint8_t>(std::min(limit, static_cast<int>((x[i] - low) * inverse + 0.5f)));
@@ -153,7 +151,7 @@ float eight_bits(const float* x, int8_t* qs) {
   float magnitude = 0;
   for (int i = 0; i < kBlock; ++i) magnitude = std::max(magnitude, std::fabs(x[i]));
   const float d = magnitude / 127.0f;
-  const float inverse = d != 0 ? 1.0f / d : 0.0f;
+  const float inverse = inverse_scale(d);
   for (int i = 0; i < kBlock; ++i) qs[i] = static_cast<int8_t>(std::round(x[i] * inverse));
   return d;
 }
@@ -172,8 +170,7 @@ void row_q8_1(int64_t n, const float* x, BlockQ8_1* y) {
   }
 }
 
-// ---- super-blocks
-// -------------------------------------------------------------------------------------------------------
+// ---- super-blocks ----
 
 // The searches' parameters of Q4_K and Q5_K: without an importance, and with one.
 struct SuperGrids {
@@ -317,8 +314,7 @@ void quantize_row(DType dtype, int64_t n, const float* x, const float* importanc
   }
 }
 
-// ---- values
-// ---------------------------------------------------------------------------------------------------------------
+// ---- values ----
 
 float value(const BlockQ4_0& b, int j) { return static_cast<float>(code(b, j)) * f16_to_f32(b.d); }
 float value(const BlockQ5_0& b, int j) { return static_cast<float>(code(b, j)) * f16_to_f32(b.d); }

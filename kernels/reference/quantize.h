@@ -1,6 +1,8 @@
 // Quantisers and their inverses as plain loops. Float32 arithmetic in exactly this order is part of the
-// definition: bytes are those of llama.cpp's llama-quantize. Elements must be finite and, for F16, F16 scales
-// and the search, below 4e6 times their block's scale, which every finite row that F16 can hold meets.
+// definition: bytes are those of llama.cpp's llama-quantize, and where those are undefined, because a block's
+// scale has no finite inverse (it is below 3e-39), those of a block of zeros.
+//
+// Elements must be finite and below 4e6 times their block's scale, which every row that F16 can hold is.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// The Backend made of the plain loops in this folder. Unlike the others it allocates while it works.
+// The Backend made of the plain loops in this folder.
 #include <cstddef>
 #include <vector>
 
@@ -69,8 +69,8 @@ class ReferenceBackend final : public Backend {
   void rms_norm_backward(int64_t M, int64_t C, const float* x, const float* w, const float* r,
                          const float* dy, float* dx, bool accumulate_dx, float* dw,
                          bool accumulate_dw) override {
-    reference::rms_norm_backward_input(M, C, x, w, r, dy, dx, accumulate_dx);
-    reference::rms_norm_backward_weight(M, C, x, r, dy, dw, accumulate_dw);
+    if (dx) reference::rms_norm_backward_input(M, C, x, w, r, dy, dx, accumulate_dx);
+    if (dw) reference::rms_norm_backward_weight(M, C, x, r, dy, dw, accumulate_dw);
   }
 
   void rope(RopeDims d, const int32_t* positions, const float* cos, const float* sin, RopeDirection direction,
@@ -85,7 +85,7 @@ class ReferenceBackend final : public Backend {
   void attention_backward(const AttentionDims& d, const float* q, const float* k, const float* v,
                           const float* o, const float* lse, const float* dO, float* dq, float* dk,
                           float* dv) override {
-    reference::attention_backward(d, q, k, v, o, lse, dO, dq, dk, dv);
+    reference::attention_backward(d, {q, k, v, o, lse}, dO, dq, dk, dv);
   }
 
   void swiglu(int64_t n, const float* g, const float* u, float* y) override { reference::swiglu(n, g, u, y); }
@@ -112,9 +112,6 @@ class ReferenceBackend final : public Backend {
 
   void add(int64_t n, const float* a, const float* b, float* y) override {
     for (int64_t i = 0; i < n; ++i) y[i] = a[i] + b[i];
-  }
-  void scale(int64_t n, float factor, const float* x, float* y) override {
-    for (int64_t i = 0; i < n; ++i) y[i] = factor * x[i];
   }
   void copy(int64_t n, const float* x, float* y) override {
     for (int64_t i = 0; i < n; ++i) y[i] = x[i];
