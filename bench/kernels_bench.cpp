@@ -85,8 +85,8 @@ void attention(State& state, Backend& backend, int64_t T, bool backward) {
   backend.attention(d, q.data(), k.data(), v.data(), o.data(), lse.data());
   for (auto _ : state) {
     if (backward) {
-      backend.attention_backward(d, q.data(), k.data(), v.data(), o.data(), lse.data(), dO.data(), dq.data(),
-                                 dk.data(), dv.data());
+      backend.attention_backward(d, {q.data(), k.data(), v.data(), o.data(), lse.data()}, dO.data(),
+                                 {dq.data(), dk.data(), dv.data()});
     } else {
       backend.attention(d, q.data(), k.data(), v.data(), o.data(), lse.data());
     }
@@ -111,8 +111,8 @@ void rms_norm_backward(State& state, Backend& backend, int64_t M, int64_t C) {
   std::vector<float> y(x.size()), r(static_cast<size_t>(M)), dx(x.size()), dw(w.size());
   backend.rms_norm(M, C, 1e-6f, x.data(), w.data(), y.data(), r.data());
   for (auto _ : state) {
-    backend.rms_norm_backward(M, C, x.data(), w.data(), r.data(), dy.data(), dx.data(), false, dw.data(),
-                              false);
+    backend.rms_norm_backward(M, C, {x.data(), w.data(), r.data()}, dy.data(), {dx.data(), false},
+                              {dw.data(), false});
     benchmark::ClobberMemory();
   }
   report_bytes(state, 12.0 * static_cast<double>(M * C));

@@ -91,7 +91,7 @@ void Tensor::set_requires_grad(BufferPool& pool) {
   if (!grad_) grad_ = pool.allocate_gradient();
 }
 
-Tensor::GradTarget Tensor::grad_target(BufferPool& pool) const {
+GradTarget Tensor::grad_target(BufferPool& pool) const {
   if (!grad_)
     fail("a tensor {} has no gradient: it was made without a tape or is not trainable", shape_.text());
   if (!grad_->buffer) grad_->buffer = pool.allocate(bytes());

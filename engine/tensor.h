@@ -8,7 +8,7 @@
 
 #include "engine/error.h"
 #include "engine/memory.h"
-#include "kernels/dtype.h"
+#include "kernels/backend.h"
 
 namespace gladius {
 
@@ -69,10 +69,6 @@ class Tensor {
   void set_requires_grad(BufferPool& pool);  // F32 tensors only
   // Where a backward pass writes its contribution: memory of the tensor's shape, and whether to add to what
   // is there.
-  struct GradTarget {
-    float* data = nullptr;
-    bool accumulate = false;
-  };
   GradTarget grad_target(BufferPool& pool) const;
   // The same for an operation that is its input's only user: memory to overwrite. Throws Error if another
   // contributed.

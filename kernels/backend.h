@@ -58,6 +58,24 @@ struct AttentionDims {
   float scale;              // of the scores, usually 1/sqrt(D)
 };
 
+// What the backward pass of attention and of RMSNorm reads of the forward pass: its inputs and outputs.
+struct AttentionState {
+  const float *q, *k, *v, *o, *lse;
+};
+struct RmsNormState {
+  const float *x, *w, *r;
+};
+
+struct AttentionGradients {
+  float *dq, *dk, *dv;
+};
+
+// Where a gradient that accumulates goes.
+struct GradTarget {
+  float* data = nullptr;
+  bool accumulate = false;  // added to what is there, else overwritten
+};
+
 struct RopeDims {
   int64_t M, heads, D;  // x[M, heads, D], D even
   int64_t stride;       // floats from one row to the next, >= heads*D
@@ -65,6 +83,18 @@ struct RopeDims {
 
 struct LossDims {
   int64_t M, C, V;  // hidden rows, their width, vocabulary
+};
+
+// Room for the logits of some rows at a time.
+struct LogitsRoom {
+  float* data;   // [rows, V]
+  int64_t rows;  // at least 1
+};
+
+struct LossGradients {
+  float scale = 1.0f;   // of the loss
+  float* dh = nullptr;  // [M,C]; null: neither gradient is computed
+  GradTarget dW;        // [V,C]
 };
 
 struct AdamWStep {
@@ -118,10 +148,9 @@ class Backend {
   // With g[c] = dy[m,c] * w[c]:
   //   dx[m,c] = r[m] * (g[c] - x[m,c] * r[m]² * mean_k(g[k] * x[m,k])); accumulates.
   //   dw[c] = sum_m dy[m,c] * x[m,c] * r[m]; accumulates.
-  // Either of dx and dw may be null: it is not computed.
-  virtual void rms_norm_backward(int64_t M, int64_t C, const float* x, const float* w, const float* r,
-                                 const float* dy, float* dx, bool accumulate_dx, float* dw,
-                                 bool accumulate_dw) = 0;
+  // Where either's data is null, it is not computed.
+  virtual void rms_norm_backward(int64_t M, int64_t C, const RmsNormState& f, const float* dy, GradTarget dx,
+                                 GradTarget dw) = 0;
 
   // ---- RoPE (Su et al. 2021, arXiv:2104.09864) on adjacent pairs, as in GGUF's "llama" architecture ----
 
@@ -146,9 +175,8 @@ class Backend {
   //   dq[i] = scale * sum_j ds[i,j] k[j];  dk[j] = scale * sum_i ds[i,j] q[i];  dv[j] = sum_i p[i,j] dO[i]
   // dk and dv sum over the H/G query heads of a group. Strides of dO and dq as q, of dk and dv as k. Only
   // Tq = Tk.
-  virtual void attention_backward(const AttentionDims& d, const float* q, const float* k, const float* v,
-                                  const float* o, const float* lse, const float* dO, float* dq, float* dk,
-                                  float* dv) = 0;
+  virtual void attention_backward(const AttentionDims& d, const AttentionState& f, const float* dO,
+                                  const AttentionGradients& g) = 0;
 
   // ---- SwiGLU (Shazeer 2020, arXiv:2002.05202) ----
 
@@ -171,13 +199,11 @@ class Backend {
   // Cross entropy fused with the LM head, in chunks of rows, so that full logits never exist:
   //   z = h[M,C] · W[V,C]ᵀ
   //   losses[m] = ln sum_v exp z[m,v] - z[m, targets[m]], or 0 where targets[m] < 0 (ignored)
-  // With gradients (dh and dW not null):
-  //   dz[m,v] = grad_scale * (softmax(z)[m,v] - [v = targets[m]]), 0 for ignored rows
+  // With gradients:
+  //   dz[m,v] = scale * (softmax(z)[m,v] - [v = targets[m]]), 0 for ignored rows
   //   dh[M,C] = dz · W;  dW[V,C] = dzᵀ · h, accumulates
-  // `logits` is room for chunk_rows * V floats, chunk_rows >= 1.
   virtual void linear_cross_entropy(LossDims d, const float* h, const float* W, const int32_t* targets,
-                                    float grad_scale, float* logits, int64_t chunk_rows, float* losses,
-                                    float* dh, float* dW, bool accumulate_dW) = 0;
+                                    LogitsRoom logits, float* losses, const LossGradients& g) = 0;
 
   // ---- optimiser ----
 

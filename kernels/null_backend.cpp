@@ -16,19 +16,19 @@ class NullBackend final : public Backend {
   void embedding(LossDims, const int32_t*, WeightView, float*) override {}
   void embedding_backward(LossDims, const int32_t*, const float*, float*, bool) override {}
   void rms_norm(int64_t, int64_t, float, const float*, const float*, float*, float*) override {}
-  void rms_norm_backward(int64_t, int64_t, const float*, const float*, const float*, const float*, float*,
-                         bool, float*, bool) override {}
+  void rms_norm_backward(int64_t, int64_t, const RmsNormState&, const float*, GradTarget,
+                         GradTarget) override {}
   void rope(RopeDims, const int32_t*, const float*, const float*, RopeDirection, const float*,
             float*) override {}
   void attention(const AttentionDims&, const float*, const float*, const float*, float*, float*) override {}
-  void attention_backward(const AttentionDims&, const float*, const float*, const float*, const float*,
-                          const float*, const float*, float*, float*, float*) override {}
+  void attention_backward(const AttentionDims&, const AttentionState&, const float*,
+                          const AttentionGradients&) override {}
   void swiglu(int64_t, const float*, const float*, float*) override {}
   void swiglu_backward(int64_t, const float*, const float*, const float*, float*, float*) override {}
   void softmax(int64_t, int64_t, const float*, float*) override {}
   void softmax_backward(int64_t, int64_t, const float*, const float*, float*) override {}
-  void linear_cross_entropy(LossDims, const float*, const float*, const int32_t*, float, float*, int64_t,
-                            float*, float*, float*, bool) override {}
+  void linear_cross_entropy(LossDims, const float*, const float*, const int32_t*, LogitsRoom, float*,
+                            const LossGradients&) override {}
   void adamw(int64_t, const AdamWStep&, const float*, float*, float*, float*) override {}
   double sum_of_squares(int64_t, const float*) override { return 0; }
   void add(int64_t, const float*, const float*, float*) override {}

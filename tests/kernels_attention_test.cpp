@@ -58,8 +58,8 @@ void check_backward(Backend& backend, const Shape& s, Random& random) {
   Array o(queries, misalign), lse(d.B * d.H * d.Tq, misalign);
   Array dq(queries, misalign, 7.0f), dk(keys, misalign, 7.0f), dv(keys, misalign, 7.0f);
   backend.attention(d, q, k, v, o, lse);
-  const AttentionGradients expected = attention_backward_oracle(d, q, k, v, o, lse, dO, 7.0);
-  backend.attention_backward(d, q, k, v, o, lse, dO, dq, dk, dv);
+  const AttentionBackwardOracle expected = attention_backward_oracle(d, q, k, v, o, lse, dO, 7.0);
+  backend.attention_backward(d, {q, k, v, o, lse}, dO, {dq, dk, dv});
   check_close(dq, expected.dq);
   check_close(dk, expected.dk);
   check_close(dv, expected.dv);

@@ -95,7 +95,7 @@ TEST_CASE("gradients of RMSNorm") {
     const Array x(random, M * C), w(random, C), dy(random, M * C);
     Array y(M * C), r(M), dx(M * C), dw(C);
     backend.rms_norm(M, C, eps, x, w, y, r);
-    backend.rms_norm_backward(M, C, x, w, r, dy, dx, false, dw, false);
+    backend.rms_norm_backward(M, C, {x, w, r}, dy, {dx, false}, {dw, false});
     RmsNormGradients bound = rms_norm_backward_oracle(M, C, x, w, r, dy, dx, dw, false);
     // r is the forward pass's own, off by (C + 7) / 2 roundings; it enters dx up to the third power, dw once.
     for (int64_t m = 0; m < M; ++m) {
@@ -157,8 +157,8 @@ TEST_CASE("gradients of attention") {
     const Array q(random, queries), k(random, keys), v(random, keys), dO(random, queries);
     Array o(queries), lse(2 * 4 * T), dq(queries), dk(keys), dv(keys);
     backend.attention(d, q, k, v, o, lse);
-    backend.attention_backward(d, q, k, v, o, lse, dO, dq, dk, dv);
-    AttentionGradients bound = attention_backward_oracle(d, q, k, v, o, lse, dO, 0.0);
+    backend.attention_backward(d, {q, k, v, o, lse}, dO, {dq, dk, dv});
+    AttentionBackwardOracle bound = attention_backward_oracle(d, q, k, v, o, lse, dO, 0.0);
     // o and lse are the forward pass's own. Their errors, at most those of its oracle, shift every p and
     // delta.
     const AttentionOracle forward = attention_oracle(d, q, k, v, o);
@@ -231,7 +231,7 @@ TEST_CASE("gradients of the linear cross entropy") {
     const Array h(random, 30), W(random, 19 * 6);
     const int32_t targets[] = {3, 18, -1, 0, 7};
     Array logits(2 * 19), losses(5), dh(30), dW(19 * 6);
-    backend.linear_cross_entropy(d, h, W, targets, 0.25f, logits, 2, losses, dh, dW, false);
+    backend.linear_cross_entropy(d, h, W, targets, {logits, 2}, losses, {0.25f, dh, {dW, false}});
     const LossOracle bound = loss_oracle(d, h, W, targets, 0.25f, dW, false);
     const std::vector<double> wide_h = h.wide(), wide_W = W.wide();
     std::vector<double> room(5 * 19), each(5);

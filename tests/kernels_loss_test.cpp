@@ -36,15 +36,14 @@ void check_loss(Backend& backend, const LossCase& c, Random& random) {
       dh(d.M * d.C, c.misalign, 7.0f);
   Array dW(random, d.V * d.C, c.misalign);
   const LossOracle expected = loss_oracle(d, h, W, targets.data(), grad_scale, dW, c.accumulate);
-  backend.linear_cross_entropy(d, h, W, targets.data(), grad_scale, logits, c.chunk_rows, losses, dh, dW,
-                               c.accumulate);
+  backend.linear_cross_entropy(d, h, W, targets.data(), {logits, c.chunk_rows}, losses,
+                               {grad_scale, dh, {dW, c.accumulate}});
   check_close(losses, expected.losses);
   check_close(dh, expected.dh);
   check_close(dW, expected.dW);
   CHECK(logits.guards_intact());
   Array losses_alone(d.M, c.misalign, 7.0f);
-  backend.linear_cross_entropy(d, h, W, targets.data(), grad_scale, logits, c.chunk_rows, losses_alone,
-                               nullptr, nullptr, false);
+  backend.linear_cross_entropy(d, h, W, targets.data(), {logits, c.chunk_rows}, losses_alone, {});
   CHECK(losses_alone.same_bits(losses));
 }
 
@@ -73,7 +72,7 @@ TEST_CASE("linear cross entropy: rows without a target add nothing to any gradie
     const Array h(random, 48), W(random, 160);
     const int32_t targets[] = {-1, -100, -1, -1, -1, -1};
     Array logits(40), losses(6, 0, 7.0f), dh(48, 0, 7.0f), dW(160, 0, 7.0f);
-    backend.linear_cross_entropy(d, h, W, targets, 1.0f, logits, 2, losses, dh, dW, false);
+    backend.linear_cross_entropy(d, h, W, targets, {logits, 2}, losses, {1.0f, dh, {dW, false}});
     for (const Array* zero : {&losses, &dh, &dW}) CHECK(zero->same_bits(Array(zero->size())));
   });
 }
@@ -88,7 +87,7 @@ TEST_CASE("linear cross entropy equals its composition") {
     std::vector<int32_t> targets;
     for (int64_t m = 0; m < d.M; ++m) targets.push_back(static_cast<int32_t>(random.below(d.V)));
     Array logits(d.M * d.V), losses(d.M), dh(d.M * d.C), dW(d.V * d.C);
-    backend.linear_cross_entropy(d, h, W, targets.data(), 0.5f, logits, d.M, losses, dh, dW, false);
+    backend.linear_cross_entropy(d, h, W, targets.data(), {logits, d.M}, losses, {0.5f, dh, {dW, false}});
     Array z(d.M * d.V), p(d.M * d.V), dh_composed(d.M * d.C), dW_composed(d.V * d.C);
     backend.matmul_nt({d.M, d.V, d.C}, h, W, z, {});
     backend.softmax(d.M, d.V, z, p);

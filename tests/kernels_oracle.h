@@ -95,7 +95,7 @@ inline AttentionOracle attention_oracle(const AttentionDims& d, const Array& q, 
   return out;
 }
 
-struct AttentionGradients {
+struct AttentionBackwardOracle {
   Expected dq, dk, dv;
 };
 
@@ -124,10 +124,11 @@ inline ScoreGradient score_gradient(const AttentionDims& d, double s, double s_b
 }
 
 // Elements between rows keep `untouched`.
-inline AttentionGradients attention_backward_oracle(const AttentionDims& d, const Array& q, const Array& k,
-                                                    const Array& v, const Array& o, const Array& lse,
-                                                    const Array& dO, double untouched) {
-  AttentionGradients out{Expected(q.size()), Expected(k.size()), Expected(v.size())};
+inline AttentionBackwardOracle attention_backward_oracle(const AttentionDims& d, const Array& q,
+                                                         const Array& k, const Array& v, const Array& o,
+                                                         const Array& lse, const Array& dO,
+                                                         double untouched) {
+  AttentionBackwardOracle out{Expected(q.size()), Expected(k.size()), Expected(v.size())};
   for (Expected* e : {&out.dq, &out.dk, &out.dv}) std::fill(e->value.begin(), e->value.end(), untouched);
   const auto clear = [&d](Expected& e, int64_t at) { std::fill_n(e.value.begin() + at, d.D, 0.0); };
   for (int64_t b = 0; b < d.B; ++b) {

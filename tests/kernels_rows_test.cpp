@@ -84,13 +84,13 @@ TEST_CASE("RMSNorm backward, overwriting and accumulating") {
     for (const bool accumulate : {false, true}) {
       Array dx(random, M * C, misalign), dw(random, C, misalign);
       const RmsNormGradients expected = rms_norm_backward_oracle(M, C, x, w, r, dy, dx, dw, accumulate);
-      backend.rms_norm_backward(M, C, x, w, r, dy, dx, accumulate, dw, accumulate);
+      backend.rms_norm_backward(M, C, {x, w, r}, dy, {dx, accumulate}, {dw, accumulate});
       check_close(dx, expected.dx);
       check_close(dw, expected.dw);
       if (accumulate) continue;
       Array dx_alone(M * C, misalign), dw_alone(C, misalign);
-      backend.rms_norm_backward(M, C, x, w, r, dy, dx_alone, false, nullptr, false);
-      backend.rms_norm_backward(M, C, x, w, r, dy, nullptr, false, dw_alone, false);
+      backend.rms_norm_backward(M, C, {x, w, r}, dy, {dx_alone, false}, {});
+      backend.rms_norm_backward(M, C, {x, w, r}, dy, {}, {dw_alone, false});
       CHECK(dx_alone.same_bits(dx));
       CHECK(dw_alone.same_bits(dw));
     }

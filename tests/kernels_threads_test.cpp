@@ -68,7 +68,7 @@ std::vector<Operation> attention_operations(const Array& a, const Array& b) {
            {2 * T * 64, 2 * T * 4, 2 * T * 64, 2 * T * 32, 2 * T * 32},
            [=](Backend& x, std::vector<Array>& out) {
              x.attention(d, A, B, B + 7, out[0], out[1]);
-             x.attention_backward(d, A, B, B + 7, out[0], out[1], A + 5, out[2], out[3], out[4]);
+             x.attention_backward(d, {A, B, B + 7, out[0], out[1]}, A + 5, {out[2], out[3], out[4]});
            }}};
 }
 
@@ -83,7 +83,7 @@ std::vector<Operation> row_operations(const Array& a, const Array& b) {
           {"rms_norm_backward",
            {M * C, C},
            [=](Backend& x, std::vector<Array>& out) {
-             x.rms_norm_backward(M, C, A, B, B + 400, A + 3, out[0], true, out[1], true);
+             x.rms_norm_backward(M, C, {A, B, B + 400}, A + 3, {out[0], true}, {out[1], true});
            }},
           {"rope",
            {M * C},
@@ -100,8 +100,8 @@ std::vector<Operation> row_operations(const Array& a, const Array& b) {
              x.embedding_backward({M, C, 11}, tokens.data(), A, out[0], true);
            }},
           {"linear_cross_entropy", {50 * 120, M, M * 40, 120 * 40}, [=](Backend& x, std::vector<Array>& out) {
-             x.linear_cross_entropy({M, 40, 120}, A, B, tokens.data(), 0.1f, out[0], 50, out[1], out[2],
-                                    out[3], true);
+             x.linear_cross_entropy({M, 40, 120}, A, B, tokens.data(), {out[0], 50}, out[1],
+                                    {0.1f, out[2], {out[3], true}});
            }}};
 }
 

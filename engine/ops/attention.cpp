@@ -63,8 +63,8 @@ Tensor attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v
     o.set_requires_grad(ctx.pool);
     ctx.tape->record(o, [&backend = ctx.backend, &pool = ctx.pool, dims, q, k, v, o, lse] {
       const SoleGradient dq(q, pool), dk(k, pool), dv(v, pool);
-      backend.attention_backward(dims, q.f32(), k.f32(), v.f32(), o.f32(), lse.f32(), o.grad(), dq.data(),
-                                 dk.data(), dv.data());
+      backend.attention_backward(dims, {q.f32(), k.f32(), v.f32(), o.f32(), lse.f32()}, o.grad(),
+                                 {dq.data(), dk.data(), dv.data()});
     });
   }
   return o;

@@ -28,14 +28,10 @@ Tensor cross_entropy(Context& ctx, const Tensor& h, const Tensor& weight, const 
   if (records && !(h.requires_grad() && weight.requires_grad())) {
     fail("cross_entropy: training needs gradients of both the hidden states and the head");
   }
-  float* dh = nullptr;
-  Tensor::GradTarget dW{nullptr, false};
-  if (records) {
-    dh = h.sole_grad_target(ctx.pool);
-    dW = weight.grad_target(ctx.pool);
-  }
-  ctx.backend.linear_cross_entropy(dims, h.f32(), weight.f32(), targets.i32(), scale, logits.f32(), chunk,
-                                   rows.f32(), dh, dW.data, dW.accumulate);
+  LossGradients gradients;
+  if (records) gradients = {scale, h.sole_grad_target(ctx.pool), weight.grad_target(ctx.pool)};
+  ctx.backend.linear_cross_entropy(dims, h.f32(), weight.f32(), targets.i32(), {logits.f32(), chunk},
+                                   rows.f32(), gradients);
   double sum = 0;
   for (int64_t m = 0; m < dims.M; ++m) sum += rows.f32()[m];
   Tensor loss = ctx.empty({1});

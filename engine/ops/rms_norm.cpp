@@ -14,10 +14,9 @@ Tensor rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps) 
   if (records) {
     y.set_requires_grad(ctx.pool);
     ctx.tape->record(y, [&backend = ctx.backend, &pool = ctx.pool, M, C, x, weight, r, y] {
-      const auto dx = x.requires_grad() ? x.grad_target(pool) : Tensor::GradTarget{};
-      const auto dw = weight.requires_grad() ? weight.grad_target(pool) : Tensor::GradTarget{};
-      backend.rms_norm_backward(M, C, x.f32(), weight.f32(), r.f32(), y.grad(), dx.data, dx.accumulate,
-                                dw.data, dw.accumulate);
+      const auto dx = x.requires_grad() ? x.grad_target(pool) : GradTarget{};
+      const auto dw = weight.requires_grad() ? weight.grad_target(pool) : GradTarget{};
+      backend.rms_norm_backward(M, C, {x.f32(), weight.f32(), r.f32()}, y.grad(), dx, dw);
     });
   }
   return y;

@@ -30,23 +30,23 @@ void CpuBackend::attention(const AttentionDims& d, const float* q, const float* 
   });
 }
 
-void CpuBackend::attention_backward(const AttentionDims& d, const float* q, const float* k, const float* v,
-                                    const float* o, const float* lse, const float* dO, float* dq, float* dk,
-                                    float* dv) {
-  if (d.D > attention_max_width) return reference::attention_backward(d, {q, k, v, o, lse}, dO, dq, dk, dv);
+void CpuBackend::attention_backward(const AttentionDims& d, const AttentionState& f, const float* dO,
+                                    const AttentionGradients& g) {
+  if (d.D > attention_max_width)
+    return reference::attention_backward(d, {f.q, f.k, f.v, f.o, f.lse}, dO, g.dq, g.dk, g.dv);
   parallel_tasks(threads_, d.B * d.G, [&](int64_t head, int worker) {
     f_.attention_backward({.d = &d,
                            .b = head / d.G,
                            .g = head % d.G,
-                           .q = q,
-                           .k = k,
-                           .v = v,
-                           .o = o,
-                           .lse = lse,
+                           .q = f.q,
+                           .k = f.k,
+                           .v = f.v,
+                           .o = f.o,
+                           .lse = f.lse,
                            .dO = dO,
-                           .dq = dq,
-                           .dk = dk,
-                           .dv = dv,
+                           .dq = g.dq,
+                           .dk = g.dk,
+                           .dv = g.dv,
                            .scratch = attention_.data() + worker * attention_scratch});
   });
 }

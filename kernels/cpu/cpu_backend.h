@@ -46,24 +46,21 @@ class CpuBackend final : public Backend {
   void embedding_backward(LossDims d, const int32_t* tokens, const float* dy, float* dW,
                           bool accumulate) override;
   void rms_norm(int64_t M, int64_t C, float eps, const float* x, const float* w, float* y, float* r) override;
-  void rms_norm_backward(int64_t M, int64_t C, const float* x, const float* w, const float* r,
-                         const float* dy, float* dx, bool accumulate_dx, float* dw,
-                         bool accumulate_dw) override;
+  void rms_norm_backward(int64_t M, int64_t C, const RmsNormState& f, const float* dy, GradTarget dx,
+                         GradTarget dw) override;
   void rope(RopeDims d, const int32_t* positions, const float* cos, const float* sin, RopeDirection direction,
             const float* x, float* y) override;
   void attention(const AttentionDims& d, const float* q, const float* k, const float* v, float* o,
                  float* lse) override;
-  void attention_backward(const AttentionDims& d, const float* q, const float* k, const float* v,
-                          const float* o, const float* lse, const float* dO, float* dq, float* dk,
-                          float* dv) override;
+  void attention_backward(const AttentionDims& d, const AttentionState& f, const float* dO,
+                          const AttentionGradients& g) override;
   void swiglu(int64_t n, const float* g, const float* u, float* y) override;
   void swiglu_backward(int64_t n, const float* g, const float* u, const float* dy, float* dg,
                        float* du) override;
   void softmax(int64_t M, int64_t N, const float* x, float* y) override;
   void softmax_backward(int64_t M, int64_t N, const float* y, const float* dy, float* dx) override;
   void linear_cross_entropy(LossDims d, const float* h, const float* W, const int32_t* targets,
-                            float grad_scale, float* logits, int64_t chunk_rows, float* losses, float* dh,
-                            float* dW, bool accumulate_dW) override;
+                            LogitsRoom logits, float* losses, const LossGradients& g) override;
   void adamw(int64_t n, const AdamWStep& s, const float* grad, float* p, float* m, float* v) override;
   double sum_of_squares(int64_t n, const float* x) override;
   void add(int64_t n, const float* a, const float* b, float* y) override;

@@ -22,18 +22,17 @@ void CpuBackend::rms_norm(int64_t M, int64_t C, float eps, const float* x, const
   });
 }
 
-void CpuBackend::rms_norm_backward(int64_t M, int64_t C, const float* x, const float* w, const float* r,
-                                   const float* dy, float* dx, bool accumulate_dx, float* dw,
-                                   bool accumulate_dw) {
-  if (dw) {
+void CpuBackend::rms_norm_backward(int64_t M, int64_t C, const RmsNormState& f, const float* dy,
+                                   GradTarget dx, GradTarget dw) {
+  if (dw.data) {
     parallel_ranges(threads_, C, column_grain, [&](int64_t begin, int64_t end) {
-      f_.rms_norm_backward_weight({M, C, begin, end, x, r, dy, dw, accumulate_dw});
+      f_.rms_norm_backward_weight({M, C, begin, end, f.x, f.r, dy, dw.data, dw.accumulate});
     });
   }
-  if (dx) {
+  if (dx.data) {
     parallel_ranges(threads_, M, rows_of(1 << 13, C), [&](int64_t begin, int64_t end) {
       const int64_t at = begin * C;
-      f_.rms_norm_backward(end - begin, C, x + at, w, r + begin, dy + at, dx + at, accumulate_dx);
+      f_.rms_norm_backward(end - begin, C, f.x + at, f.w, f.r + begin, dy + at, dx.data + at, dx.accumulate);
     });
   }
 }
@@ -81,26 +80,26 @@ void CpuBackend::embedding_backward(LossDims d, const int32_t* tokens, const flo
 }
 
 void CpuBackend::linear_cross_entropy(LossDims d, const float* h, const float* W, const int32_t* targets,
-                                      float grad_scale, float* logits, int64_t chunk_rows, float* losses,
-                                      float* dh, float* dW, bool accumulate_dW) {
-  const bool gradient = dh != nullptr;
-  if (gradient && d.M == 0 && !accumulate_dW) fill(d.V * d.C, 0.0f, dW);
-  for (int64_t begin = 0; begin < d.M; begin += chunk_rows) {
-    const int64_t rows = std::min(chunk_rows, d.M - begin);
-    matmul_nt({rows, d.V, d.C}, h + begin * d.C, W, logits, {});
+                                      LogitsRoom logits, float* losses, const LossGradients& g) {
+  const bool gradient = g.dh != nullptr;
+  if (gradient && d.M == 0 && !g.dW.accumulate) fill(d.V * d.C, 0.0f, g.dW.data);
+  for (int64_t begin = 0; begin < d.M; begin += logits.rows) {
+    const int64_t rows = std::min(logits.rows, d.M - begin);
+    matmul_nt({rows, d.V, d.C}, h + begin * d.C, W, logits.data, {});
     parallel_tasks(threads_, rows, [&](int64_t i, int) {
-      float* z = logits + i * d.V;
+      float* z = logits.data + i * d.V;
       const int32_t target = targets[begin + i];
       if (target >= 0) {
-        losses[begin + i] = f_.cross_entropy(d.V, z, target, grad_scale, gradient);
+        losses[begin + i] = f_.cross_entropy(d.V, z, target, g.scale, gradient);
       } else {
         losses[begin + i] = 0.0f;
         if (gradient) std::fill_n(z, d.V, 0.0f);
       }
     });
     if (!gradient) continue;
-    matmul_nn({rows, d.C, d.V}, logits, W, dh + begin * d.C, {});
-    matmul_tn({d.V, d.C, rows}, logits, h + begin * d.C, dW, {.accumulate = accumulate_dW || begin > 0});
+    matmul_nn({rows, d.C, d.V}, logits.data, W, g.dh + begin * d.C, {});
+    matmul_tn({d.V, d.C, rows}, logits.data, h + begin * d.C, g.dW.data,
+              {.accumulate = g.dW.accumulate || begin > 0});
   }
 }
 

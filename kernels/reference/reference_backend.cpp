@@ -66,11 +66,10 @@ class ReferenceBackend final : public Backend {
                 float* r) override {
     reference::rms_norm(M, C, double(eps), x, w, y, r);
   }
-  void rms_norm_backward(int64_t M, int64_t C, const float* x, const float* w, const float* r,
-                         const float* dy, float* dx, bool accumulate_dx, float* dw,
-                         bool accumulate_dw) override {
-    if (dx) reference::rms_norm_backward_input(M, C, x, w, r, dy, dx, accumulate_dx);
-    if (dw) reference::rms_norm_backward_weight(M, C, x, r, dy, dw, accumulate_dw);
+  void rms_norm_backward(int64_t M, int64_t C, const RmsNormState& f, const float* dy, GradTarget dx,
+                         GradTarget dw) override {
+    if (dx.data) reference::rms_norm_backward_input(M, C, f.x, f.w, f.r, dy, dx.data, dx.accumulate);
+    if (dw.data) reference::rms_norm_backward_weight(M, C, f.x, f.r, dy, dw.data, dw.accumulate);
   }
 
   void rope(RopeDims d, const int32_t* positions, const float* cos, const float* sin, RopeDirection direction,
@@ -82,10 +81,9 @@ class ReferenceBackend final : public Backend {
                  float* lse) override {
     reference::attention(d, q, k, v, o, lse);
   }
-  void attention_backward(const AttentionDims& d, const float* q, const float* k, const float* v,
-                          const float* o, const float* lse, const float* dO, float* dq, float* dk,
-                          float* dv) override {
-    reference::attention_backward(d, {q, k, v, o, lse}, dO, dq, dk, dv);
+  void attention_backward(const AttentionDims& d, const AttentionState& f, const float* dO,
+                          const AttentionGradients& g) override {
+    reference::attention_backward(d, {f.q, f.k, f.v, f.o, f.lse}, dO, g.dq, g.dk, g.dv);
   }
 
   void swiglu(int64_t n, const float* g, const float* u, float* y) override { reference::swiglu(n, g, u, y); }
@@ -99,10 +97,9 @@ class ReferenceBackend final : public Backend {
     reference::softmax_backward(M, N, y, dy, dx);
   }
   void linear_cross_entropy(LossDims d, const float* h, const float* W, const int32_t* targets,
-                            float grad_scale, float* logits, int64_t chunk_rows, float* losses, float* dh,
-                            float* dW, bool accumulate_dW) override {
-    reference::linear_cross_entropy(d, h, W, targets, double(grad_scale), logits, chunk_rows, losses, dh, dW,
-                                    accumulate_dW);
+                            LogitsRoom logits, float* losses, const LossGradients& g) override {
+    reference::linear_cross_entropy(d, h, W, targets, double(g.scale), logits.data, logits.rows, losses, g.dh,
+                                    g.dW.data, g.dW.accumulate);
   }
 
   void adamw(int64_t n, const AdamWStep& s, const float* grad, float* p, float* m, float* v) override {
