@@ -51,7 +51,7 @@ void remove_leftovers(const fs::path& target) {
 }
 
 void check_free_space(const fs::path& target, uint64_t bytes) {
-  struct statvfs info {};
+  struct statvfs info{};
   if (::statvfs(folder_of(target).c_str(), &info) != 0) return;  // opening the file reports the reason
   const uint64_t free = static_cast<uint64_t>(info.f_bavail) * info.f_frsize;
   if (free < bytes) {

@@ -77,7 +77,9 @@ Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
                    std::span<const int32_t> prompt, const GenerateOptions& options,
                    const std::function<void(std::string_view)>& on_text, const std::atomic<bool>* cancel) {
   check_prompt(prompt, model, options);
-  const int64_t capacity = context_of(model, options);
+  const int64_t most = static_cast<int64_t>(prompt.size()) + std::max<int64_t>(0, options.max_tokens);
+  const int64_t capacity =
+      std::min(context_of(model, options), most);  // no memory for tokens that cannot come
   const auto cancelled = [&] { return cancel && cancel->load(); };
   Decoder decoder(ctx, model, capacity);
   Sampler sampler(options.sampling, static_cast<int32_t>(model.config.vocab));

@@ -231,9 +231,7 @@ TEST_CASE("whatever is damaged in a checkpoint is named") {
        "adam.m.output_norm.weight is damaged"},
       {edited([](Parts& p) { p.header["output_norm.weight"]["dtype"] = "I32"; }),
        "output_norm.weight holds I32"},
-      {edited([](Parts& p) {
-         p.header["output_norm.weight"]["shape"] = {2, 4};
-       }),
+      {edited([](Parts& p) { p.header["output_norm.weight"]["shape"] = {2, 4}; }),
        "output_norm.weight has the shape"},
       {edited([](Parts& p) {
          p.header["blk.9.x"] = p.header["blk.0.attn_k.weight"];

@@ -218,10 +218,7 @@ TEST_CASE("config.json: what is wrong or not supported is refused by name") {
       {"biases", [](json& c) { c["attention_bias"] = true; }},
       {"biases", [](json& c) { c["mlp_bias"] = true; }},
       {"hidden_act", [](json& c) { c["hidden_act"] = "gelu"; }},
-      {"quantization_config",
-       [](json& c) {
-         c["quantization_config"] = {{"bits", 4}};
-       }},
+      {"quantization_config", [](json& c) { c["quantization_config"] = {{"bits", 4}}; }},
       {"'hidden_size' is missing", [](json& c) { c.erase("hidden_size"); }},
       {"must be an integer", [](json& c) { c["hidden_size"] = "32"; }},
       {"must be an integer", [](json& c) { c["hidden_size"] = 32.5; }},
@@ -290,14 +287,8 @@ TEST_CASE("tokenizer.json: what is wrong or not supported is refused by name") {
       {"neither a text nor a pair", [](json& t) { t["model"]["merges"][3] = 1; }},
       {"has no space", [](json& t) { t["model"]["merges"][3] = "ab"; }},
       {"is not a token", [](json& t) { t["model"]["merges"][3] = "q q"; }},
-      {"normalizer 'NFKC'",
-       [](json& t) {
-         t["normalizer"] = {{"type", "NFKC"}};
-       }},
-      {"pre-tokenizer 'Whitespace'",
-       [](json& t) {
-         t["pre_tokenizer"] = {{"type", "Whitespace"}};
-       }},
+      {"normalizer 'NFKC'", [](json& t) { t["normalizer"] = {{"type", "NFKC"}}; }},
+      {"pre-tokenizer 'Whitespace'", [](json& t) { t["pre_tokenizer"] = {{"type", "Whitespace"}}; }},
       {"'added_tokens' is not an array", [](json& t) { t["added_tokens"] = 1; }},
       {"'id' is missing", [](json& t) { t["added_tokens"][0].erase("id"); }},
       {"out of range", [](json& t) { t["added_tokens"][0]["id"] = -5; }},
@@ -354,10 +345,8 @@ TEST_CASE("values that are not finite are refused on both ways") {
   CHECK(!std::filesystem::exists(f.folder / "bad"));
   CHECK(std::distance(std::filesystem::directory_iterator(f.folder.path()), {}) == 1);
   f.model.weights[4].f32()[7] = 1e6f;  // beyond F16
-  CHECK(contains(message_of([&] {
-                   save_hf(f.folder / "bad", f.model, f.vocab, {DType::F16, {}}, *f.backend);
-                 }),
-                 "F16"));
+  CHECK(contains(
+      message_of([&] { save_hf(f.folder / "bad", f.model, f.vocab, {DType::F16, {}}, *f.backend); }), "F16"));
 
   std::string bytes = test::read(f.hf() / "model.safetensors");
   const uint32_t infinity = 0x7F800000;
@@ -369,7 +358,7 @@ TEST_CASE("values that are not finite are refused on both ways") {
 TEST_CASE("a full disk leaves no folder, a missing parent is named") {
   Fixture f;
   const auto previous_handler = ::signal(SIGXFSZ, SIG_IGN);
-  struct rlimit previous {};
+  struct rlimit previous{};
   ::getrlimit(RLIMIT_FSIZE, &previous);
   struct rlimit limit = previous;
   limit.rlim_cur = 50'000;  // the weights need more
@@ -382,10 +371,8 @@ TEST_CASE("a full disk leaves no folder, a missing parent is named") {
   const std::string missing =
       message_of([&] { save_hf(f.folder / "no/model", f.model, f.vocab, {}, *f.backend); });
   CHECK(contains(missing, "does not exist"));
-  CHECK(contains(message_of([&] {
-                   save_hf(f.folder / "x", f.model, f.vocab, {DType::Q8_0, {}}, *f.backend);
-                 }),
-                 "Q8_0"));
+  CHECK(contains(
+      message_of([&] { save_hf(f.folder / "x", f.model, f.vocab, {DType::Q8_0, {}}, *f.backend); }), "Q8_0"));
 }
 
 TEST_CASE(

@@ -23,7 +23,7 @@ constexpr const char* kChecksumKey = "gladius.checksum";
 // The three sets of tensors, as they are called in the file.
 struct TensorSet {
   const char* prefix;
-  std::vector<Tensor> Checkpoint::*tensors;
+  std::vector<Tensor> Checkpoint::* tensors;
 };
 constexpr TensorSet kSets[] = {
     {"", &Checkpoint::weights}, {"adam.m.", &Checkpoint::m}, {"adam.v.", &Checkpoint::v}};

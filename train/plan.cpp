@@ -73,7 +73,7 @@ size_t resident_bytes() {
 }
 
 size_t peak_resident_bytes() {
-  struct rusage usage {};
+  struct rusage usage{};
   if (::getrusage(RUSAGE_SELF, &usage) != 0) return 0;
   return static_cast<size_t>(usage.ru_maxrss) * 1024;  // Linux counts KiB
 }
