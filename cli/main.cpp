@@ -66,13 +66,17 @@ int run(int argc, char** argv) {
   return 0;
 }
 
-// By default OpenMP's threads spin while they wait. Beside other work on the same processors they then wait
-// for threads that their spinning keeps from running, and everything takes many times as long. The runtime
-// reads its settings before main(): so the program replaces itself by itself, once, with the setting that
-// lets threads sleep.
+// By default OpenMP's threads spin for milliseconds while they wait. Beside other work on the same processors
+// they then wait for threads that their spinning keeps from running, and everything takes many times as long;
+// on a quiet machine some tens of microseconds of spinning are as good. The runtimes (GNU, LLVM) read their
+// settings before main(): so the program replaces itself by itself, once, with settings that let threads
+// sleep soon.
 void let_waiting_threads_sleep(char** argv) {
-  if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
-  ::setenv("OMP_WAIT_POLICY", "passive", 1);
+  for (const char* setting : {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"}) {
+    if (std::getenv(setting)) return;
+  }
+  ::setenv("GOMP_SPINCOUNT", "10000", 1);
+  ::setenv("KMP_BLOCKTIME", "0", 1);
   ::execv("/proc/self/exe", argv);  // where that fails, it goes on with the default
 }
 
