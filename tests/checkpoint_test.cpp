@@ -312,6 +312,26 @@ TEST_CASE("whatever is damaged in a checkpoint is named") {
   CHECK(contains(message_of([&] { read_checkpoint(folder / "none.safetensors"); }), "none.safetensors"));
 }
 
+TEST_CASE("a checkpoint cut anywhere, or with any byte of a tensor changed, gives an error") {
+  const TemporaryFolder folder;
+  const fs::path path = checkpoint_path(folder.path(), 7);
+  write_checkpoint(path, sample());
+  const std::string good = read(path);
+  std::mt19937 random(5);
+  for (int i = 0; i < 100; ++i) {
+    write(path, good.substr(0, random() % good.size()));
+    CHECK(contains(message_of([&] { read_checkpoint(path); }), path.string()));
+  }
+  const size_t data_start = good.size() - Parts(good).data.size();
+  for (int i = 0; i < 100; ++i) {
+    std::string bytes = good;
+    char& byte = bytes[data_start + random() % (good.size() - data_start)];
+    byte = static_cast<char>(byte ^ (1 << random() % 8));
+    write(path, bytes);
+    CHECK(contains(message_of([&] { read_checkpoint(path); }), path.string()));
+  }
+}
+
 TEST_CASE("a checkpoint whose tensors do not fit its configuration is not written") {
   const TemporaryFolder folder;
   const fs::path path = checkpoint_path(folder.path(), 7);
