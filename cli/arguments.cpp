@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <charconv>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -22,7 +23,7 @@ void add_compute_options(CLI::App& command, ComputeOptions& options) {
   command
       .add_option("--threads", options.threads,
                   "Threads; 0: one for each processor that this process may use")
-      ->check(CLI::Range(0, 1024))
+      ->check(whole(0, 1024))
       ->capture_default_str();
 }
 
@@ -42,6 +43,17 @@ CLI::Validator number(double low, double high, const std::string& range) {
 
 CLI::Validator not_negative() { return number(0, std::numeric_limits<double>::max(), "that is 0 or above"); }
 
+CLI::Validator whole(int64_t low, int64_t high) {
+  const auto check = [=](const std::string& text) {
+    int64_t value = 0;
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+    const bool good =
+        error == std::errc() && end == text.data() + text.size() && value >= low && value <= high;
+    return good ? std::string() : fmt::format("{} is not a whole number from {} to {}", text, low, high);
+  };
+  return CLI::Validator(check, "");
+}
+
 CLI::Validator file_type() {
   const auto check = [](const std::string& text) {
     try {
@@ -56,6 +68,12 @@ CLI::Validator file_type() {
 
 void wrong_argument(const std::string& argument, const std::string& what) {
   throw CLI::ValidationError(argument, what);
+}
+
+void make_folder(const std::string& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (error) fail("cannot create the folder {}: {}", path, error.message());
 }
 
 std::string read_text(const std::string& path) {

@@ -25,12 +25,21 @@ inline constexpr double kBelowOne =
 // Accepts finite numbers in [low, high]; `range` says so to people, as in "0 or above".
 CLI::Validator number(double low, double high, const std::string& range);
 CLI::Validator not_negative();
+CLI::Validator whole(int64_t low, int64_t high);  // whole numbers
+
+// Bounds that commands share.
+inline constexpr int64_t kMostSequences = 1 << 16, kMostContext = 1 << 20, kMostMicroBatches = 1 << 16,
+                         kMostSteps = int64_t{1} << 40;
+inline constexpr int64_t kUsualContext = 256;  // of training, where none is given
 
 // Accepts the names of file types, in any case.
 CLI::Validator file_type();
 
 // Wrong arguments that no single option's check can find: one line, exit code 2. argument: its name.
 [[noreturn]] void wrong_argument(const std::string& argument, const std::string& what);
+
+// Creates a folder and those above it where they are missing. Throws Error naming it.
+void make_folder(const std::string& path);
 
 // All of a file, or of standard input when the path is "-". Throws Error naming the path.
 std::string read_text(const std::string& path);

@@ -29,10 +29,15 @@ void run(const Options& o) {
   const auto pool = BufferPool::make();
   const LoadedModel loaded = load_model(o.model, *backend, *pool, WeightUse::inference);
   const auto tokenizer = make_tokenizer(loaded.vocab, o.model);
+  if (o.data.ends_with(".jsonl")) fail("{} is no plain text; give a text file", o.data);
   const std::string text = read_text(o.data);
   const std::vector<int32_t> tokens = tokenizer->encode(text, false);
   const int32_t bos = loaded.vocab.add_bos ? loaded.vocab.bos.value_or(-1) : -1;
   const int64_t context = o.context > 0 ? o.context : loaded.model.config.context;
+  if (context > loaded.model.config.context) {
+    note("--context {} is beyond the {} tokens that the model was made for\n", context,
+         loaded.model.config.context);
+  }
 
   catch_interrupts();
   Progress progress("evaluating");
@@ -62,7 +67,7 @@ void add_evaluate(CLI::App& app) {
       ->required();
   command->add_option("--data", o->data, "Text file; - for standard input")->required();
   command->add_option("--context", o->context, "Tokens in a window; 0: the model's context length")
-      ->check(CLI::Range(0, 1 << 24))
+      ->check(whole(0, kMostContext))
       ->capture_default_str();
   add_compute_options(*command, o->compute);
   command->footer("Example:\n  gladius evaluate model-Q4_K_M.gguf --data held-out.txt --context 256");

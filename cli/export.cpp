@@ -33,7 +33,7 @@ void run(const Options& o) {
   QuantizeOptions options;
   options.importance = importance ? &*importance : nullptr;
   options.requantize = o.requantize;
-  fs::create_directories(o.out);
+  make_folder(o.out);
   catch_interrupts();
   for (const std::string& type : o.gguf) {
     options.type = file_type_from_name(type);
@@ -77,6 +77,7 @@ void add_export(CLI::App& app) {
       ->required();
   command->add_option("--gguf", o->gguf, "GGUF types, for example F32,Q4_K_M")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(file_type());
   command->add_flag("--hf", o->hf, "Write a Hugging Face folder");
   command->add_option("--out", o->out, "Folder to write into")->required();

@@ -35,8 +35,8 @@ void run(const Options& o) {
     fail("the prompt is empty and {} has no token to start a text with; give --prompt", o.model);
   check_prompt(ids, loaded.model, o.generate);
   if (o.generate.context > loaded.model.config.context && !o.quiet) {
-    fmt::print(stderr, "--context {} is beyond the {} tokens that the model was made for\n",
-               o.generate.context, loaded.model.config.context);
+    note("--context {} is beyond the {} tokens that the model was made for\n", o.generate.context,
+         loaded.model.config.context);
   }
 
   catch_interrupts();
@@ -48,9 +48,9 @@ void run(const Options& o) {
     const auto rate = [](size_t n, double seconds) {
       return seconds > 0 ? static_cast<double>(n) / seconds : 0.0;
     };
-    fmt::print(stderr, "{}; prompt {} tokens at {:.0f}/s, {} generated at {:.0f}/s\n",
-               describe(result.reason), ids.size(), rate(ids.size(), result.prompt_seconds),
-               result.tokens.size(), rate(result.tokens.size(), result.generation_seconds));
+    note("{}; prompt {} tokens at {:.0f}/s, {} generated at {:.0f}/s\n", describe(result.reason), ids.size(),
+         rate(ids.size(), result.prompt_seconds), result.tokens.size(),
+         rate(result.tokens.size(), result.generation_seconds));
   }
   if (result.reason == StopReason::cancelled) throw Exit{kInterruptedExit};
 }
@@ -67,17 +67,17 @@ void add_generate(CLI::App& app) {
       ->add_option("-f,--prompt-file", o->prompt_file, "File with the text to continue; - for standard input")
       ->excludes(prompt);
   command->add_option("-n,--tokens", o->generate.max_tokens, "Most tokens to generate")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
+      ->check(whole(0, int64_t{1} << 40))
       ->capture_default_str();
   command->add_option("--context", o->generate.context, "Tokens to remember; 0: the model's context length")
-      ->check(CLI::Range(0, 1 << 24))
+      ->check(whole(0, kMostContext))
       ->capture_default_str();
   SamplingOptions& s = o->generate.sampling;
   command->add_option("--temperature", s.temperature, "0: always the likeliest token")
       ->check(not_negative())
       ->capture_default_str();
   command->add_option("--top-k", s.top_k, "Draw from the k likeliest tokens; 0: all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole(0, 1 << 30))
       ->capture_default_str();
   command->add_option("--top-p", s.top_p, "Draw from the likeliest tokens that together reach p; 1: all")
       ->check(number(0, 1, "between 0 and 1"))
@@ -89,9 +89,11 @@ void add_generate(CLI::App& app) {
       ->check(number(std::numeric_limits<float>::min(), std::numeric_limits<float>::max(), "above 0"))
       ->capture_default_str();
   command->add_option("--repeat-last", s.repeat_last_n, "Tokens that the penalty looks back on; -1: all")
-      ->check(CLI::Range(-1, 1 << 24))
+      ->check(whole(-1, 1 << 24))
       ->capture_default_str();
-  command->add_option("--seed", s.seed, "The same seed draws the same tokens")->capture_default_str();
+  command->add_option("--seed", s.seed, "The same seed draws the same tokens")
+      ->check(whole(0, std::numeric_limits<int64_t>::max()))
+      ->capture_default_str();
   command
       ->add_option("--stop", o->generate.stops,
                    "Ends the text before this string; may be given more than once")

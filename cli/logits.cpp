@@ -18,7 +18,9 @@ struct Options {
 std::vector<int32_t> read_ids(const std::string& path, int64_t vocab) {
   std::vector<int32_t> ids;
   try {
-    for (const auto& id : nlohmann::json::parse(read_text(path))) {
+    const auto parsed = nlohmann::json::parse(read_text(path));
+    if (!parsed.is_array()) fail("{} is not a JSON array of token ids", path);
+    for (const auto& id : parsed) {
       if (!id.is_number_unsigned() || id.get<uint64_t>() >= static_cast<uint64_t>(vocab))
         fail("{}: {} is not the id of a token, 0 to {}", path, id.dump(), vocab - 1);
       ids.push_back(id.get<int32_t>());

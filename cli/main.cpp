@@ -9,6 +9,7 @@
 #include <exception>
 
 #include "cli/commands.h"
+#include "cli/terminal.h"
 #include "export/loaded_model.h"
 
 namespace {
@@ -57,10 +58,10 @@ int run(int argc, char** argv) {
   } catch (const CLI::ParseError& error) {
     const std::string command = chosen_command(app);
     if (const std::string unknown = unknown_command(app); !unknown.empty()) {
-      fmt::print(stderr, "{}: there is no command {}; see {} --help\n", command, unknown, command);
+      gladius::cli::note("{}: there is no command {}; see {} --help\n", command, unknown, command);
       return kWrongArguments;
     }
-    fmt::print(stderr, "{}: {}; see {} --help\n", command, error.what(), command);
+    gladius::cli::note("{}: {}; see {} --help\n", command, error.what(), command);
     return kWrongArguments;
   }
   return 0;
@@ -77,13 +78,17 @@ void let_waiting_threads_sleep(char** argv) {
   }
   ::setenv("GOMP_SPINCOUNT", "10000", 1);
   ::setenv("KMP_BLOCKTIME", "0", 1);
-  ::execv("/proc/self/exe", argv);  // where that fails, it goes on with the default
+  char path[4096];  // the program's own name, by which the system lists it
+  const ssize_t length = ::readlink("/proc/self/exe", path, sizeof(path) - 1);
+  if (length <= 0) return;
+  path[length] = '\0';
+  ::execv(path, argv);  // where that fails, it goes on with the default
 }
 
 // What was printed must have arrived: a full disk is an error, too.
 int finish(int code) {
   if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return code;
-  fmt::print(stderr, "gladius: cannot write to standard output: {}\n", std::strerror(errno));
+  gladius::cli::note("gladius: cannot write to standard output: {}\n", std::strerror(errno));
   return code == 0 ? kFailed : code;
 }
 
@@ -96,7 +101,7 @@ int main(int argc, char** argv) {
   } catch (const gladius::cli::Exit& exit) {
     return finish(exit.code);
   } catch (const std::exception& error) {
-    fmt::print(stderr, "gladius: {}\n", error.what());
+    gladius::cli::note("gladius: {}\n", error.what());
     return kFailed;
   }
 }

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "cli/terminal.h"
 #include "export/hf.h"
 #include "export/model_gguf.h"
 #include "export/sentencepiece_model.h"
@@ -80,8 +81,7 @@ FoundCheckpoint newest_checkpoint(const fs::path& folder) {
   std::vector<std::string> damaged;
   auto found = find_newest_checkpoint(folder, damaged);
   if (found) {
-    for (const std::string& line : damaged)
-      fmt::print(stderr, "{}: passed over, {} is used\n", line, found->path.string());
+    for (const std::string& line : damaged) note("{}: passed over, {} is used\n", line, found->path.string());
     return std::move(*found);
   }
   if (damaged.empty())

@@ -13,7 +13,7 @@ namespace {
 
 struct PlanOptions {
   std::string model = "gladius-125m";
-  int64_t batch = 4, context = 256, accum = 1, steps = 1000;
+  int64_t batch = 4, context = 0, accum = 1, steps = 1000;
   bool measure = true;
   ComputeOptions compute;
 };
@@ -27,8 +27,15 @@ void print_memory(const MemoryPlan& memory) {
   fmt::print("checkpoint  {} on disk, each\n", human_bytes(memory.weights + memory.moments));
 }
 
-void run(const PlanOptions& o) {
+std::string tokens_text(double count) {
+  return count < 1e18 ? grouped(static_cast<int64_t>(count)) : fmt::format("{:.1e}", count);
+}
+
+void run(PlanOptions o) {
   const Config config = config_from(o.model);
+  if (o.context > config.context)
+    wrong_argument("--context", fmt::format("{} is more than the model's {}", o.context, config.context));
+  if (o.context == 0) o.context = std::min<int64_t>(config.context, kUsualContext);
   const auto backend = make_backend(o.compute);
   const int64_t tokens = o.batch * o.context * o.accum;  // below 2^56
   fmt::print("model       {}: {} parameters\n", config.name, grouped(config.parameters()));
@@ -47,7 +54,8 @@ void run(const PlanOptions& o) {
   fmt::print("time        {:.3f} s a step, {:.0f} tokens/s with {} thread{} on {} (measured)\n", seconds,
              static_cast<double>(tokens) / seconds, backend->threads(), backend->threads() == 1 ? "" : "s",
              backend->name());
-  fmt::print("whole run   {} steps, {} tokens: {}\n", grouped(o.steps), grouped(o.steps * tokens),
+  fmt::print("whole run   {} steps, {} tokens: {}\n", grouped(o.steps),
+             tokens_text(static_cast<double>(o.steps) * static_cast<double>(tokens)),
              human_seconds(seconds * static_cast<double>(o.steps)));
 }
 
@@ -60,16 +68,17 @@ void add_plan(CLI::App& app) {
   command->add_option("--model", o->model, "Preset (gladius-125m, gladius-tiny) or a config.json")
       ->capture_default_str();
   command->add_option("--batch", o->batch, "Sequences in a micro-batch")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(whole(1, kMostSequences))
       ->capture_default_str();
-  command->add_option("--context", o->context, "Tokens in a sequence")
-      ->check(CLI::Range(1, 1 << 20))
-      ->capture_default_str();
+  command
+      ->add_option("--context", o->context,
+                   "Tokens in a sequence; by default 256, or the model's when that is less")
+      ->check(whole(1, kMostContext));
   command->add_option("--accum", o->accum, "Micro-batches in a step")
-      ->check(CLI::Range(1, 1 << 16))
+      ->check(whole(1, kMostMicroBatches))
       ->capture_default_str();
   command->add_option("--steps", o->steps, "Steps of the run")
-      ->check(CLI::Range(1, 1 << 30))
+      ->check(whole(1, kMostSteps))
       ->capture_default_str();
   command->add_flag("!--no-measure", o->measure, "Only count: do not time a step (which needs the memory)");
   add_compute_options(*command, o->compute);

@@ -17,6 +17,12 @@ static_assert(std::atomic<bool>::is_always_lock_free);
 
 void on_signal(int signal) {
   if (interrupt_flag.exchange(true)) std::_Exit(128 + signal);
+  constexpr char kMessage[] = "\nstopping as soon as the work in hand is done; once more to stop at once\n";
+  [[maybe_unused]] const auto written = ::write(STDERR_FILENO, kMessage, sizeof(kMessage) - 1);
+}
+
+void catch_signal(int signal) {
+  if (std::signal(signal, on_signal) == SIG_IGN) std::signal(signal, SIG_IGN);
 }
 
 }  // namespace
@@ -61,20 +67,20 @@ void Progress::update(uint64_t done, uint64_t total, const std::string& detail) 
   const std::string left = part > 0 ? human_seconds(passed * (1 - part) / part) + " left" : std::string();
   const std::string line =
       fmt::format("{} {:.0f} %, {}{}{}", what_, 100 * part, left, detail.empty() ? "" : ", ", detail);
-  fmt::print(stderr, "{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ ? "" : "\n");
+  note("{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ ? "" : "\n");
   std::fflush(stderr);
   shown_ = true;
 }
 
 void Progress::done() {
-  if (shown_ && terminal_) fmt::print(stderr, "\r\033[K");
+  if (shown_ && terminal_) note("\r\033[K");
   shown_ = false;
 }
 
 void catch_interrupts() {
-  std::signal(SIGINT, on_signal);
-  std::signal(SIGTERM, on_signal);
-  std::signal(SIGHUP, on_signal);
+  catch_signal(SIGINT);
+  catch_signal(SIGTERM);
+  catch_signal(SIGHUP);
 }
 
 void stop_if_interrupted() {

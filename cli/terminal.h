@@ -1,12 +1,23 @@
 // What people see: sizes, durations, a progress line; and Ctrl-C.
 #pragma once
 
+#include <fmt/format.h>
+
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <cstdio>
 #include <string>
+#include <utility>
 
 namespace gladius::cli {
+
+// Prints to standard error what is no result. A line that cannot be printed (a closed terminal) stops
+// nothing.
+template <class... Args>
+void note(fmt::format_string<Args...> format, Args&&... args) {
+  std::fputs(fmt::format(format, std::forward<Args>(args)...).c_str(), stderr);
+}
 
 std::string human_bytes(uint64_t bytes);    // "2.31 GiB"
 std::string human_seconds(double seconds);  // "3 min 20 s"
@@ -32,7 +43,7 @@ class Progress {
 };
 
 // Set by Ctrl-C (SIGINT), SIGTERM and SIGHUP once catch_interrupts() was called; a second signal ends the
-// program at once.
+// program at once. Signals that the program was started to ignore (nohup) stay ignored.
 void catch_interrupts();
 const std::atomic<bool>& interrupted();
 inline constexpr int kInterruptedExit = 130;  // 128 + SIGINT, as shells count

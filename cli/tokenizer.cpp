@@ -27,8 +27,8 @@ struct TrainCommand {
 
 void run_train(const TrainCommand& o) {
   const Corpus corpus = Corpus::open(o.inputs);
-  fmt::print(stderr, "training a tokenizer of {} pieces on {} of text\n", grouped(o.options.vocab_size),
-             human_bytes(corpus.bytes()));
+  note("training a tokenizer of {} pieces on {} of text\n", grouped(o.options.vocab_size),
+       human_bytes(corpus.bytes()));
   const Vocab vocab = train_tokenizer(texts_of(corpus), o.options);
   save_vocab(o.out, vocab);
   fmt::print("{}: {} tokens\n", o.out, grouped(vocab.size()));
@@ -47,6 +47,7 @@ void add_train_command(CLI::App& tokenizer) {
       ->check(number(0.98, 1, "between 0.98 and 1"))
       ->capture_default_str();
   command->add_option("--seed", o->options.seed, "Of the sample that is taken from a large text")
+      ->check(whole(0, std::numeric_limits<int64_t>::max()))
       ->capture_default_str();
   command->footer("Example:\n  gladius tokenizer train corpus.txt --vocab 32000 --out tokenizer.gguf");
   command->callback([o] { run_train(*o); });

@@ -1,16 +1,19 @@
 #include <fmt/format.h>
 
 #include <cmath>
+#include <csignal>
 #include <filesystem>
 #include <optional>
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/exports.h"
+#include "cli/machine.h"
 #include "cli/model_source.h"
 #include "cli/terminal.h"
 #include "cli/train_progress.h"
 #include "train/folder_lock.h"
+#include "train/plan.h"
 #include "train/tokenizer_train.h"
 #include "train/trainer.h"
 
@@ -23,7 +26,7 @@ struct Options {
   std::vector<fs::path> inputs, validation_inputs;
   std::string out, model = "gladius-tiny", tokenizer, init_from, cache;
   double epochs = 1, lr = 1e-3, validation = 0.05;
-  int64_t steps = 0, context = 0;
+  int64_t steps = 0, context = 0, vocab = 0;
   std::optional<double> min_lr;
   std::optional<int64_t> warmup;
   bool resume = false, allow_changes = false;
@@ -47,15 +50,19 @@ void check_context(const Options& o, const Config& config) {
 
 // A tokenizer of the run's own. That of a run with checkpoints is kept.
 Vocab own_vocab(const Options& o, int64_t size) {
-  const fs::path path = fs::path(o.out) / "tokenizer.gguf";
-  if (!has_checkpoints(o.out) || !fs::exists(path)) {
-    fmt::print(stderr, "training a tokenizer of {} pieces\n", grouped(size));
-    TokenizerTrainOptions options;
-    options.vocab_size = static_cast<int32_t>(size);
-    const Corpus corpus = Corpus::open(o.inputs);
-    save_vocab(path.string(), train_tokenizer(texts_of(corpus), options));
+  if (has_checkpoints(o.out)) return load_vocab(o.out);
+  note("training a tokenizer of {} pieces\n", grouped(size));
+  TokenizerTrainOptions options;
+  options.vocab_size = static_cast<int32_t>(size);
+  const Corpus corpus = Corpus::open(o.inputs);
+  Vocab vocab;
+  try {
+    vocab = train_tokenizer(texts_of(corpus), options);
+  } catch (const Error& error) {
+    fail("{}; choose another size with --vocab, or a tokenizer with --tokenizer", error.what());
   }
-  return load_vocab(path.string());
+  save_vocab((fs::path(o.out) / "tokenizer.gguf").string(), vocab);
+  return vocab;
 }
 
 std::shared_ptr<const TokenCache> prepare(const Options& o, const std::vector<fs::path>& inputs,
@@ -75,7 +82,7 @@ std::shared_ptr<const TokenCache> prepare(const Options& o, const std::vector<fs
     throw Exit{kInterruptedExit};
   }
   progress.done();
-  if (!prepared.damage.empty()) fmt::print(stderr, "the token cache was made anew: {}\n", prepared.damage);
+  if (!prepared.damage.empty()) note("the token cache was made anew: {}\n", prepared.damage);
   return prepared.cache;
 }
 
@@ -101,7 +108,7 @@ Data prepare_data(const Options& o, const Tokenizer& tokenizer, int threads) {
 TrainSettings settle(const Options& o, const Config& config, const TokenSplits& splits) {
   TrainSettings s = o.settings;
   s.folder = o.out;
-  s.context = o.context > 0 ? o.context : std::min<int64_t>(config.context, 256);
+  s.context = o.context > 0 ? o.context : std::min<int64_t>(config.context, kUsualContext);
   const double windows =
       std::ceil(static_cast<double>(splits.training.size()) / static_cast<double>(s.context));
   const double steps = std::ceil(o.epochs * windows / static_cast<double>(s.batch * s.accum));
@@ -129,11 +136,19 @@ Start choose_start(const Options& o, Backend& backend, BufferPool& pool) {
   }
   check_context(o, start.model.config);
   if (!o.tokenizer.empty()) {
-    start.vocab = load_vocab(o.tokenizer);
+    Vocab given = load_vocab(o.tokenizer);
+    if (!o.init_from.empty() && fingerprint(given) != fingerprint(start.vocab)) {
+      note("{} is not the tokenizer of {}: the model has to learn its tokens anew\n", o.tokenizer,
+           o.init_from);
+    }
+    start.vocab = std::move(given);
   } else if (o.init_from.empty()) {
-    start.vocab = own_vocab(o, start.model.config.vocab);
+    start.vocab = own_vocab(o, o.vocab > 0 ? o.vocab : start.model.config.vocab);
   }
   if (o.init_from.empty()) {
+    if (start.model.config.vocab != start.vocab.size()) {
+      note("the model's vocabulary becomes the tokenizer's: {} tokens\n", grouped(start.vocab.size()));
+    }
     start.model.config.vocab = start.vocab.size();
     validate(start.model.config, o.model);
   }
@@ -146,21 +161,24 @@ void resume(const Options& o, Trainer& trainer, const Vocab& vocab) {
   if (!o.resume) return;
   std::vector<std::string> damaged;
   const auto found = find_newest_checkpoint(o.out, damaged);
-  for (const std::string& line : damaged) fmt::print(stderr, "{}\n", line);
+  for (const std::string& line : damaged) note("{}\n", line);
   if (!found && !damaged.empty())
     fail("every checkpoint in {} is damaged; start over in another --out", o.out);
   if (!found) {
-    fmt::print(stderr, "{} holds no checkpoint yet: starting at the first step\n", o.out);
+    note("{} holds no checkpoint yet: starting at the first step\n", o.out);
     return;
   }
   const std::vector<std::string> changes =
       differences(found->checkpoint, trainer.model().config, vocab, trainer.state());
-  for (const std::string& change : changes) fmt::print(stderr, "changed since the checkpoint: {}\n", change);
+  for (const std::string& change : changes) note("changed since the checkpoint: {}\n", change);
   if (!changes.empty() && !o.allow_changes) {
-    fail("this is not the run of {}; pass --allow-changes to go on all the same", found->path.string());
+    fail(
+        "this is not the run of {}; give the options of its first call, or --allow-changes to go on all the "
+        "same",
+        found->path.string());
   }
   trainer.resume(found->checkpoint);
-  fmt::print(stderr, "resuming after step {}\n", grouped(trainer.state().step));
+  note("resuming after step {}\n", grouped(trainer.state().step));
 }
 
 void export_run(const Options& o, Backend& backend) {
@@ -174,15 +192,31 @@ void export_run(const Options& o, Backend& backend) {
   }
 }
 
+// Better an error now than a killed process later.
+void check_memory(const Config& config, const TrainSettings& settings, Backend& backend) {
+  const uint64_t needed = plan_memory(config, settings.batch, settings.context, backend).total();
+  const uint64_t total = total_memory(), available = available_memory();
+  if (total > 0 && needed > total) {
+    fail(
+        "this run needs {} of memory and the machine has {}; take a smaller --batch, and more --accum to "
+        "make up for it",
+        human_bytes(needed), human_bytes(total));
+  }
+  if (available > 0 && needed > available)
+    note("this run needs {} of memory, of which {} are available\n", human_bytes(needed),
+         human_bytes(available));
+}
+
 // Makes the run's folder and keeps other processes out of it until this one ends.
 FolderLock claim_folder(const Options& o) {
   if (!o.resume && has_checkpoints(o.out))
     fail("{} holds a run already: continue it with --resume, or give another --out", o.out);
-  fs::create_directories(o.out);
+  make_folder(o.out);
   return FolderLock(o.out);
 }
 
 void run(const Options& o) {
+  std::signal(SIGPIPE, SIG_IGN);  // progress that nobody reads stops no training
   check_arguments(o);
   for (const auto* inputs : {&o.inputs, &o.validation_inputs}) {
     if (!inputs->empty()) Corpus::open(*inputs);  // a wrong name fails before anything is made
@@ -198,10 +232,11 @@ void run(const Options& o) {
   const TrainSettings settings = settle(o, config, data.splits);
   if (o.init_from.empty()) model = new_model(config, o.settings.seed, *pool, backend->threads());
 
-  fmt::print(stderr, "{}: {} parameters, {} on {} thread{}\n", config.name, grouped(config.parameters()),
-             backend->name(), backend->threads(), backend->threads() == 1 ? "" : "s");
-  fmt::print(stderr, "{} tokens to train on; {}\n",
-             grouped(static_cast<int64_t>(data.splits.training.size())), data.splits.description);
+  note("{}: {} parameters, {} on {} thread{}\n", config.name, grouped(config.parameters()), backend->name(),
+       backend->threads(), backend->threads() == 1 ? "" : "s");
+  note("{} tokens to train on; {}\n", grouped(static_cast<int64_t>(data.splits.training.size())),
+       data.splits.description);
+  check_memory(config, settings, *backend);
   Trainer trainer(settings, std::move(model), tokenizer, data.splits, data.id, *backend, pool);
   resume(o, trainer, vocab);
 
@@ -209,8 +244,8 @@ void run(const Options& o) {
   const Trainer::Outcome outcome = trainer.run(progress.events(), interrupted());
   progress.finish(trainer.state());
   if (outcome == Trainer::Outcome::interrupted) {
-    fmt::print(stderr, "stopped after step {}, saved; go on with the same command and --resume\n",
-               grouped(trainer.state().step));
+    note("stopped after step {}, saved; go on with the same command and --resume\n",
+         grouped(trainer.state().step));
     throw Exit{kInterruptedExit};
   }
   if (!o.export_gguf.empty()) export_run(o, *backend);
@@ -225,39 +260,48 @@ void add_data_options(CLI::App& command, Options& o) {
       ->required();
   command.add_option("--tokenizer", o.tokenizer,
                      "Tokenizer or model to take it from; by default a new one is trained");
+  command.add_option("--vocab", o.vocab, "Tokens of a new tokenizer; by default the model's number")
+      ->check(whole(1, 1 << 20));
   command.add_option("--validation", o.validation, "Part of the tokens that is held out")
       ->check(number(0, 0.99, "between 0 and 0.99"))
       ->capture_default_str();
-  command.add_option("--validation-data", o.validation_inputs,
-                     "Texts to validate on, in place of a part of the input");
+  command
+      .add_option("--validation-data", o.validation_inputs,
+                  "Texts to validate on, in place of a part of the input")
+      ->allow_extra_args(false);
   command.add_option("--cache", o.cache, "Folder of the token caches; by default in --out");
 }
 
 void add_model_options(CLI::App& command, Options& o) {
-  command.add_option("--model", o.model, "Preset (gladius-125m, gladius-tiny) or a config.json")
+  CLI::Option* model =
+      command.add_option("--model", o.model, "Preset (gladius-125m, gladius-tiny) or a config.json");
+  model->capture_default_str();
+  command
+      .add_option("--init-from", o.init_from,
+                  "Start from the weights of this model (GGUF, Hugging Face, checkpoint)")
+      ->excludes(model);
+  command.add_option("--seed", o.settings.seed, "Of weights and data order")
+      ->check(whole(0, std::numeric_limits<int64_t>::max()))
       ->capture_default_str();
-  command.add_option("--init-from", o.init_from,
-                     "Start from the weights of this model (GGUF, Hugging Face, checkpoint)");
-  command.add_option("--seed", o.settings.seed, "Of weights and data order")->capture_default_str();
 }
 
 void add_schedule_options(CLI::App& command, Options& o) {
   const CLI::Validator beta = number(0, kBelowOne, "that is at least 0 and below 1");
   TrainSettings& s = o.settings;
-  command.add_option("--epochs", o.epochs, "Passes over the data")
-      ->check(number(1e-9, 1e9, "above 0 and at most 1e9"))
-      ->capture_default_str();
+  CLI::Option* epochs = command.add_option("--epochs", o.epochs, "Passes over the data");
+  epochs->check(number(1e-9, 1e9, "above 0 and at most 1e9"))->capture_default_str();
   command.add_option("--steps", o.steps, "Steps, in place of --epochs")
-      ->check(CLI::Range(int64_t{0}, int64_t{1} << 40));
+      ->excludes(epochs)
+      ->check(whole(1, kMostSteps));
   command.add_option("--batch", s.batch, "Sequences in a micro-batch")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(whole(1, kMostSequences))
       ->capture_default_str();
   command
       .add_option("--context", o.context,
                   "Tokens in a sequence; by default 256, or the model's when that is less")
-      ->check(CLI::Range(1, 1 << 24));
+      ->check(whole(1, kMostContext));
   command.add_option("--accum", s.accum, "Micro-batches in a step")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(whole(1, kMostMicroBatches))
       ->capture_default_str();
   command.add_option("--lr", o.lr, "Highest learning rate")->check(not_negative())->capture_default_str();
   command.add_option("--min-lr", o.min_lr, "Learning rate at the end; by default a tenth of --lr")
@@ -265,7 +309,7 @@ void add_schedule_options(CLI::App& command, Options& o) {
   command
       .add_option("--warmup", o.warmup,
                   "Steps of linear warm-up; by default a twentieth of all, at most 2000")
-      ->check(CLI::NonNegativeNumber);
+      ->check(whole(0, kMostSteps));
   command.add_option("--weight-decay", s.adamw.weight_decay, "Of matrices; norms do not decay")
       ->check(not_negative())
       ->capture_default_str();
@@ -290,20 +334,21 @@ void add_run_options(CLI::App& command, Options& o) {
   command.add_flag("--allow-changes", o.allow_changes,
                    "With --resume: go on although data or options changed");
   command.add_option("--save-every", s.save_every, "Steps between checkpoints, each with a validation")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 40))
+      ->check(whole(1, kMostSteps))
       ->capture_default_str();
   command.add_option("--keep", s.keep, "Newest checkpoints to keep, besides the best")
-      ->check(CLI::Range(1, 1 << 20))
+      ->check(whole(1, 1 << 20))
       ->capture_default_str();
   command
       .add_option("--validation-windows", s.validation_windows, "At most so many held-out windows; 0: all")
-      ->check(CLI::NonNegativeNumber)
+      ->check(whole(0, kMostSteps))
       ->capture_default_str();
   command.add_flag("--skip-not-finite", s.skip_not_finite,
                    "Leave out a step whose loss or gradient is not finite");
   command
       .add_option("--export-gguf", o.export_gguf, "At the end, write the best checkpoint as these GGUF types")
       ->delimiter(',')
+      ->allow_extra_args(false)
       ->check(file_type());
 }
 

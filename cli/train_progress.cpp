@@ -28,7 +28,7 @@ TrainEvents TrainProgress::events() {
   events.on_validation = [this](const ValidationReport& report) { on_validation(report); };
   events.on_warning = [this](const std::string& message) {
     clear_line();
-    fmt::print(stderr, "{}\n", message);
+    note("{}\n", message);
   };
   return events;
 }
@@ -54,7 +54,7 @@ void TrainProgress::on_step(const StepReport& report) {
       fmt::format("step {}/{}  loss {:.4f}  lr {:.2e}  norm {:.2f}  {:.0f} tokens/s  {} left", report.step,
                   total_steps_, loss_ / weight_, report.learning_rate, report.gradient_norm,
                   static_cast<double>(targets_) / seconds_, human_seconds(left));
-  fmt::print(stderr, "{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ ? "" : "\n");
+  note("{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ ? "" : "\n");
   std::fflush(stderr);
   line_shown_ = terminal_;
 }
@@ -62,19 +62,19 @@ void TrainProgress::on_step(const StepReport& report) {
 void TrainProgress::on_validation(const ValidationReport& report) {
   validating_.reset();
   clear_line();
-  fmt::print(stderr, "step {}: validation loss {:.4f} per token, {:.4f} per byte{}\n", report.step,
-             report.loss, report.loss_per_byte, report.best ? ", the best so far" : "");
+  note("step {}: validation loss {:.4f} per token, {:.4f} per byte{}\n", report.step, report.loss,
+       report.loss_per_byte, report.best ? ", the best so far" : "");
 }
 
 void TrainProgress::clear_line() {
-  if (line_shown_) fmt::print(stderr, "\n");
+  if (line_shown_) note("\n");
   line_shown_ = false;
 }
 
 void TrainProgress::finish(const TrainState& state) {
   clear_line();
-  fmt::print(stderr, "{} steps, {} tokens in all; {:.0f} tokens/s\n", grouped(state.step),
-             grouped(state.tokens_seen), seconds_ > 0 ? static_cast<double>(targets_) / seconds_ : 0.0);
+  note("{} steps, {} tokens in all; {:.0f} tokens/s\n", grouped(state.step), grouped(state.tokens_seen),
+       seconds_ > 0 ? static_cast<double>(targets_) / seconds_ : 0.0);
 }
 
 }  // namespace gladius::cli

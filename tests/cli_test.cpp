@@ -164,6 +164,12 @@ TEST_CASE("wrong arguments: one line that names them, exit code 2") {
                 {"--min-lr", "0.002"});
   check_refused({"train", "text.txt", "--out", "run", "--steps", "5", "--warmup", "6"}, 2, {"--warmup", "6"});
   check_refused({"train", "text.txt", "--out", "run", "--validation", "nan"}, 2, {"--validation"});
+  check_refused({"train", "text.txt", "--out", "run", "--steps", "0"}, 2, {"--steps", "0"});
+  check_refused({"train", "text.txt", "--out", "run", "--steps", "1.5"}, 2, {"--steps", "1.5", "whole"});
+  check_refused({"train", "text.txt", "--out", "run", "--steps", "5", "--epochs", "2"}, 2,
+                {"--steps", "--epochs"});
+  check_refused({"train", "text.txt", "--out", "run", "--init-from", "m", "--model", "c"}, 2,
+                {"--init-from", "--model"});
   check_refused({"tokenizer", "train", "a.txt", "--out", "t.gguf", "--coverage", "0.5"}, 2, {"--coverage"});
   const Material& m = material();
   for (const char* option : {"--temperature", "--top-p", "--min-p", "--repeat-penalty"}) {
@@ -372,6 +378,37 @@ TEST_CASE("results that cannot be printed are an error") {
   const std::string command = std::string(GLADIUS_BINARY) + " doctor > /dev/full 2> /dev/null";
   const int status = std::system(command.c_str());
   CHECK(WEXITSTATUS(status) == 1);
+}
+
+TEST_CASE("a status line that nobody reads stops no training") {
+  const Material& m = material();
+  const TemporaryFolder folder;
+  for (const char* lost : {"2> /dev/full", "2>&-", "2>&1 | head -n 1 > /dev/null"}) {
+    CAPTURE(lost);
+    const std::string out = (folder / "run").string();
+    std::string command = "set -o pipefail; '" GLADIUS_BINARY "'";
+    for (const std::string& argument : m.training(out)) command += " '" + argument + "'";
+    command += std::string(" ") + lost;
+    const int status = std::system(("bash -c \"" + command + "\"").c_str());
+    CHECK(WEXITSTATUS(status) == 0);
+    CHECK(fs::exists(folder / "run" / "step-00000002.safetensors"));
+    fs::remove_all(folder / "run");
+  }
+}
+
+TEST_CASE("a tokenizer's size can be chosen for a new run") {
+  const Material& m = material();
+  const TemporaryFolder folder;
+  const std::string out = (folder / "run").string();
+  std::vector<std::string> arguments = {
+      "train", m.path("text.txt"), "--model", m.path("config.json"), "--out", out,         "--steps",
+      "2",     "--batch",          "2",       "--context",           "32",    "--threads", "1"};
+  check_refused(with(arguments, {"--vocab", "9000"}), 1, {"9000", "--vocab"});
+  const Outcome outcome = run(with(arguments, {"--vocab", "280"}));
+  CHECK_MESSAGE(outcome.code == 0, outcome.err);
+  CHECK(contains(outcome.err, "280"));
+  const Outcome again = run(with(arguments, {"--vocab", "280", "--resume"}));
+  CHECK_MESSAGE(again.code == 0, again.err);
 }
 
 TEST_CASE("devices are not replaced by files") {

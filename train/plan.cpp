@@ -38,9 +38,14 @@ MemoryPlan plan_memory(const Config& config, int64_t B, int64_t T, const Backend
   Model model = blank_model(config, *pool);
   set_trainable(model, *pool);
   const AdamW optimizer(AdamWOptions{}, model, ctx);
-  GradientStep step(*null, *pool, model, B, T);
-  const Batch batch = random_batch(config, B, T);
-  step.run({&batch, 1});
+  try {
+    GradientStep step(*null, *pool, model, B, T);
+    const Batch batch = random_batch(config, B, T);
+    step.run({&batch, 1});
+  } catch (const Error& error) {
+    fail("a step of {} sequences of {} tokens is more than this system lends memory for: {}", B, T,
+         error.what());
+  }
   plan.activations = pool->bytes_held() - plan.weights - plan.gradients - plan.moments;
   return plan;
 }

@@ -133,7 +133,7 @@ void Trainer::not_finite(double loss, const TrainEvents& events) {
   }
   if (!settings_.skip_not_finite) {
     fail(
-        "{}; the last checkpoint is kept: resume with --allow-changes and a lower --lr, or with "
+        "{}; earlier checkpoints are kept: resume with --allow-changes and a lower --lr, or with "
         "--skip-not-finite to "
         "leave such steps out",
         what);
@@ -171,10 +171,11 @@ std::optional<ValidationReport> Trainer::validate_now(const TrainEvents& events,
   if (targets == 0) return std::nullopt;
   const uint64_t bytes = std::max<uint64_t>(1, validation_->bytes(windows, *tokenizer_));
   const double loss = sum / static_cast<double>(targets);
-  return ValidationReport{.step = state_.step,
-                          .loss = loss,
-                          .loss_per_byte = sum / static_cast<double>(bytes),
-                          .best = !state_.best_validation_loss || loss < *state_.best_validation_loss};
+  return ValidationReport{
+      .step = state_.step,
+      .loss = loss,
+      .loss_per_byte = sum / static_cast<double>(bytes),
+      .best = std::isfinite(loss) && (!state_.best_validation_loss || loss < *state_.best_validation_loss)};
 }
 
 void Trainer::save(const TrainEvents& events) {
