@@ -3,8 +3,6 @@
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -29,11 +27,6 @@ const std::vector<std::vector<std::string>> kCommands = {{"tokenizer"},
                                                          {"doctor"},
                                                          {"evaluate"},
                                                          {"logits"}};
-
-std::vector<std::string> with(std::vector<std::string> arguments, const std::vector<std::string>& more) {
-  arguments.insert(arguments.end(), more.begin(), more.end());
-  return arguments;
-}
 
 std::string joined(const std::vector<std::string>& arguments) {
   std::string line = "gladius";
@@ -77,24 +70,8 @@ class Material {
   std::string path(const std::string& name) const { return (folder_ / name).string(); }
 
   std::vector<std::string> training(const std::string& out) const {
-    return {"train",
-            path("text.txt"),
-            "--model",
-            path("config.json"),
-            "--tokenizer",
-            path("tokenizer.gguf"),
-            "--out",
-            path(out),
-            "--steps",
-            "2",
-            "--batch",
-            "2",
-            "--context",
-            "32",
-            "--threads",
-            "1",
-            "--validation-windows",
-            "2"};
+    return with(training_arguments(folder_.path(), out), {"--steps", "2", "--batch", "2", "--context", "32",
+                                                          "--threads", "1", "--validation-windows", "2"});
   }
 
  private:
@@ -109,14 +86,6 @@ class Material {
 const Material& material() {
   static const Material made;
   return made;
-}
-
-// The names in a folder, in order.
-std::vector<std::string> names(const fs::path& folder) {
-  std::vector<std::string> result;
-  for (const auto& entry : fs::directory_iterator(folder)) result.push_back(entry.path().filename().string());
-  std::sort(result.begin(), result.end());
-  return result;
 }
 
 TEST_CASE("every command has help with an example") {
@@ -266,42 +235,20 @@ TEST_CASE("weights that are not finite: no token is drawn, no quantised file is 
   CHECK_MESSAGE(contains(outcome.err, "nan"), outcome.err);
 }
 
-// Every file that a child process writes is cut at `bytes`, as on a full disk.
-class FullDisk {
- public:
-  explicit FullDisk(rlim_t bytes) {
-    previous_handler_ =
-        std::signal(SIGXFSZ, SIG_IGN);  // children inherit it: writing fails in place of a signal
-    ::getrlimit(RLIMIT_FSIZE, &previous_);
-    const rlimit limit{bytes, previous_.rlim_max};
-    ::setrlimit(RLIMIT_FSIZE, &limit);
-  }
-  ~FullDisk() {
-    ::setrlimit(RLIMIT_FSIZE, &previous_);
-    std::signal(SIGXFSZ, previous_handler_);
-  }
-  FullDisk(const FullDisk&) = delete;
-  FullDisk& operator=(const FullDisk&) = delete;
-
- private:
-  rlimit previous_{};
-  void (*previous_handler_)(int) = nullptr;
-};
-
 TEST_CASE("a full disk: an error that names the file, and nothing half-written") {
   const Material& m = material();
   const TemporaryFolder folder;
   const std::string out = (folder / "out").string();
   fs::create_directories(out);
   {
-    const FullDisk disk(4096);
+    const FileSizeLimit disk(4096);
     check_refused({"quantize", m.path("m-F32.gguf"), out + "/q.gguf", "Q8_0"}, 1, {"q.gguf"});
     check_refused({"export", m.path("run"), "--hf", "--name", "m", "--out", out}, 1, {"m-hf"});
     check_refused({"export", m.path("run"), "--gguf", "F32", "--name", "m", "--out", out}, 1, {"m-F32.gguf"});
     check_refused({"tokenizer", "train", m.path("text.txt"), "--vocab", "300", "--out", out + "/t.gguf"}, 1,
                   {"t.gguf"});
   }
-  CHECK(names(out).empty());
+  CHECK(names_in(out).empty());
 }
 
 TEST_CASE("folders that are missing or cannot be written are named") {
@@ -351,7 +298,7 @@ TEST_CASE("a name in a file's metadata does not lead out of the folder") {
   const Outcome exported =
       run({"export", (folder / "named.gguf").string(), "--gguf", "F32", "--out", (folder / "out").string()});
   CHECK_MESSAGE(exported.code == 0, exported.err);
-  CHECK(names(folder / "out") == std::vector<std::string>{"..-..-esc-[31maped-F32.gguf"});
+  CHECK(names_in(folder / "out") == std::vector<std::string>{"..-..-esc-[31maped-F32.gguf"});
   const Outcome shown = run({"inspect", (folder / "named.gguf").string()});
   CHECK(contains(shown.out, "\\x1b[31m"));
   CHECK_FALSE(contains(shown.out, "\x1b"));

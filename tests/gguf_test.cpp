@@ -1,7 +1,6 @@
 // GGUF: round trips, and damaged files of every kind that must give an error naming the file, never a crash.
 #include <doctest/doctest.h>
 #include <signal.h>
-#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include <array>
@@ -17,6 +16,7 @@
 
 using namespace gladius;
 using test::contains;
+using test::FileSizeLimit;
 using test::message_of;
 using test::TemporaryFolder;
 
@@ -151,26 +151,6 @@ void use(const std::filesystem::path& path) {
   } catch (const Error&) {  // it may be a valid container and no model
   }
 }
-
-// Writes to a file are cut at `bytes`, as on a full disk.
-class FileSizeLimit {
- public:
-  explicit FileSizeLimit(uint64_t bytes) {
-    previous_handler_ = ::signal(SIGXFSZ, SIG_IGN);
-    ::getrlimit(RLIMIT_FSIZE, &previous_);
-    struct rlimit limit = previous_;
-    limit.rlim_cur = bytes;
-    REQUIRE(::setrlimit(RLIMIT_FSIZE, &limit) == 0);
-  }
-  ~FileSizeLimit() {
-    ::setrlimit(RLIMIT_FSIZE, &previous_);
-    ::signal(SIGXFSZ, previous_handler_);
-  }
-
- private:
-  struct rlimit previous_{};
-  void (*previous_handler_)(int);
-};
 
 GgufMetadata metadata_of_every_type() {
   GgufMetadata m;

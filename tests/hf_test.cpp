@@ -1,8 +1,6 @@
 // Hugging Face folders: what is written comes back, rows are permuted as transformers rotates them, tokenizer
 // files agree with each other, and damaged or unsupported folders are refused by name.
 #include <doctest/doctest.h>
-#include <signal.h>
-#include <sys/resource.h>
 
 #include <array>
 #include <cmath>
@@ -357,16 +355,10 @@ TEST_CASE("values that are not finite are refused on both ways") {
 
 TEST_CASE("a full disk leaves no folder, a missing parent is named") {
   Fixture f;
-  const auto previous_handler = ::signal(SIGXFSZ, SIG_IGN);
-  struct rlimit previous{};
-  ::getrlimit(RLIMIT_FSIZE, &previous);
-  struct rlimit limit = previous;
-  limit.rlim_cur = 50'000;  // the weights need more
-  ::setrlimit(RLIMIT_FSIZE, &limit);
-  const std::string message = message_of([&] { f.save(); });
-  ::setrlimit(RLIMIT_FSIZE, &previous);
-  ::signal(SIGXFSZ, previous_handler);
-  CHECK(contains(message, "model.safetensors"));
+  {
+    const test::FileSizeLimit limit(50'000);  // the weights need more
+    CHECK(contains(message_of([&] { f.save(); }), "model.safetensors"));
+  }
   CHECK(std::filesystem::is_empty(f.folder.path()));
   const std::string missing =
       message_of([&] { save_hf(f.folder / "no/model", f.model, f.vocab, {}, *f.backend); });

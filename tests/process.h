@@ -49,6 +49,19 @@ inline Moment after_first(std::function<bool(const fs::path&)> happened, fs::pat
 
 inline bool once_printed(const fs::path& out) { return fs::exists(out) && fs::file_size(out) > 0; }
 
+inline std::vector<std::string> with(std::vector<std::string> arguments,
+                                     const std::vector<std::string>& more) {
+  arguments.insert(arguments.end(), more.begin(), more.end());
+  return arguments;
+}
+
+// `gladius train` on a folder's text.txt, config.json and tokenizer.gguf, into the folder's `out`.
+inline std::vector<std::string> training_arguments(const fs::path& folder, const std::string& out) {
+  const auto path = [&](const std::string& name) { return (folder / name).string(); };
+  return {"train",       path("text.txt"),       "--model", path("config.json"),
+          "--tokenizer", path("tokenizer.gguf"), "--out",   path(out)};
+}
+
 // Starts GLADIUS_BINARY with these arguments and waits for its end. It gets `signal` when the moment `when`
 // comes before.
 inline Outcome run(const std::vector<std::string>& arguments, const Moment& when = {}, int signal = SIGKILL) {

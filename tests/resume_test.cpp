@@ -6,6 +6,7 @@
 #include <random>
 
 #include "tests/process.h"
+#include "train/checkpoint.h"
 
 namespace gladius::test {
 namespace {
@@ -28,14 +29,6 @@ const char* const kConfig =
   "num_key_value_heads": 2, "head_dim": 8, "hidden_act": "silu", "max_position_embeddings": 64, "rms_norm_eps": 1e-6,
   "rope_theta": 10000.0, "tie_word_embeddings": false})";
 
-bool has_checkpoint(const fs::path& folder) {
-  std::error_code ignored;
-  for (const auto& entry : fs::directory_iterator(folder, ignored)) {
-    if (entry.path().extension() == ".safetensors") return true;
-  }
-  return false;
-}
-
 class Runs {
  public:
   Runs() {
@@ -50,30 +43,11 @@ class Runs {
 
   std::vector<std::string> arguments(const std::string& out, int threads,
                                      const std::vector<std::string>& more = {}) const {
-    std::vector<std::string> a = {"train",
-                                  path("text.txt"),
-                                  "--model",
-                                  path("config.json"),
-                                  "--tokenizer",
-                                  path("tokenizer.gguf"),
-                                  "--out",
-                                  path(out),
-                                  "--steps",
-                                  std::to_string(kSteps),
-                                  "--batch",
-                                  "2",
-                                  "--context",
-                                  "32",
-                                  "--accum",
-                                  "2",
-                                  "--save-every",
-                                  "1",
-                                  "--threads",
-                                  std::to_string(threads),
-                                  "--validation-windows",
-                                  "4"};
-    a.insert(a.end(), more.begin(), more.end());
-    return a;
+    return with(
+        with(training_arguments(folder_.path(), out),
+             {"--steps", std::to_string(kSteps), "--batch", "2", "--context", "32", "--accum", "2",
+              "--save-every", "1", "--threads", std::to_string(threads), "--validation-windows", "4"}),
+        more);
   }
 
   std::string checkpoint(const std::string& out) const {
@@ -126,11 +100,11 @@ TEST_CASE("killed and resumed runs, and other numbers of threads, give the same 
       const auto moment = std::chrono::milliseconds(10 + static_cast<int>(random() % 150));
       // every second kill falls after the first save, however slow the program is built
       const Moment when =
-          kills % 2 == 0 ? after(moment) : after_first(has_checkpoint, runs.path(out), moment / 4);
+          kills % 2 == 0 ? after(moment) : after_first(has_checkpoints, runs.path(out), moment / 4);
       const Outcome outcome = run(runs.arguments(out, 2, {"--resume"}), when);
       if (outcome.signal == SIGKILL) {
         ++kills;
-        kills_after_saves += has_checkpoint(runs.path(out));
+        kills_after_saves += has_checkpoints(runs.path(out));
         continue;
       }
       REQUIRE_MESSAGE(outcome.code == 0, outcome.err);
