@@ -12,6 +12,7 @@
 #include <iterator>
 
 #include "cli/machine.h"
+#include "cli/terminal.h"
 #include "engine/error.h"
 
 namespace gladius::cli {
@@ -68,6 +69,17 @@ CLI::Validator file_type() {
 
 void wrong_argument(const std::string& argument, const std::string& what) {
   throw CLI::ValidationError(argument, what);
+}
+
+int64_t training_context(int64_t given, const Config& config) {
+  if (given > config.context)
+    wrong_argument("--context", fmt::format("{} is more than the model's {}", given, config.context));
+  return given > 0 ? given : std::min<int64_t>(config.context, 256);
+}
+
+void note_long_context(int64_t context, const Config& config) {
+  if (context > config.context)
+    note("--context {} is beyond the {} tokens that the model was made for\n", context, config.context);
 }
 
 void make_folder(const std::string& path) {

@@ -8,6 +8,7 @@
 
 #include "export/quantize.h"
 #include "kernels/backend.h"
+#include "model/config.h"
 
 namespace gladius::cli {
 
@@ -30,13 +31,19 @@ CLI::Validator whole(int64_t low, int64_t high);  // whole numbers
 // Bounds that commands share.
 inline constexpr int64_t kMostSequences = 1 << 16, kMostContext = 1 << 20, kMostMicroBatches = 1 << 16,
                          kMostSteps = int64_t{1} << 40;
-inline constexpr int64_t kUsualContext = 256;  // of training, where none is given
 
 // Accepts the names of file types, in any case.
 CLI::Validator file_type();
 
 // Wrong arguments that no single option's check can find: one line, exit code 2. argument: its name.
 [[noreturn]] void wrong_argument(const std::string& argument, const std::string& what);
+
+// Tokens in a training sequence: `given`, or 256 (the model's, when that is less) where it is 0. More than
+// the model's are a wrong argument.
+int64_t training_context(int64_t given, const Config& config);
+
+// Says so when an inference is given more tokens of context than the model was made for.
+void note_long_context(int64_t context, const Config& config);
 
 // Creates a folder and those above it where they are missing. Throws Error naming it.
 void make_folder(const std::string& path);

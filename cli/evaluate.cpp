@@ -34,10 +34,7 @@ void run(const Options& o) {
   const std::vector<int32_t> tokens = tokenizer->encode(text, false);
   const int32_t bos = loaded.vocab.add_bos ? loaded.vocab.bos.value_or(-1) : -1;
   const int64_t context = o.context > 0 ? o.context : loaded.model.config.context;
-  if (context > loaded.model.config.context) {
-    note("--context {} is beyond the {} tokens that the model was made for\n", context,
-         loaded.model.config.context);
-  }
+  note_long_context(context, loaded.model.config);
 
   catch_interrupts();
   Progress progress("evaluating");

@@ -57,14 +57,18 @@ std::string file_name(std::string name) {
   return name.empty() || name == "." || name == ".." ? "model" : name;
 }
 
+std::function<void(const QuantizeStep&)> shown_on(Progress& progress) {
+  return [&progress](const QuantizeStep& step) {
+    stop_if_interrupted();
+    progress.update(step.index, step.count, std::string(step.name));
+  };
+}
+
 fs::path export_gguf(const SourceModel& source, const fs::path& folder, const std::string& name,
                      QuantizeOptions options, Backend& backend) {
   const fs::path path = folder / fmt::format("{}-{}.gguf", name, file_type_name(options.type));
   Progress progress(fmt::format("writing {}", path.filename().string()));
-  options.progress = [&](const QuantizeStep& step) {
-    stop_if_interrupted();
-    progress.update(step.index, step.count, std::string(step.name));
-  };
+  options.progress = shown_on(progress);
   save_gguf(path, source.model, source.vocab, source.provenance, options, backend);
   return path;
 }

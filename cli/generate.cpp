@@ -34,10 +34,7 @@ void run(const Options& o) {
   if (ids.empty())
     fail("the prompt is empty and {} has no token to start a text with; give --prompt", o.model);
   check_prompt(ids, loaded.model, o.generate);
-  if (o.generate.context > loaded.model.config.context && !o.quiet) {
-    note("--context {} is beyond the {} tokens that the model was made for\n", o.generate.context,
-         loaded.model.config.context);
-  }
+  if (!o.quiet) note_long_context(o.generate.context, loaded.model.config);
 
   catch_interrupts();
   if (!o.quiet) print(prompt);

@@ -81,7 +81,7 @@ FoundCheckpoint newest_checkpoint(const fs::path& folder) {
   std::vector<std::string> damaged;
   auto found = find_newest_checkpoint(folder, damaged);
   if (found) {
-    for (const std::string& line : damaged) note("{}: passed over, {} is used\n", line, found->path.string());
+    for (const std::string& line : damaged) note("{}; {} is used\n", line, found->path.string());
     return std::move(*found);
   }
   if (damaged.empty())

@@ -33,9 +33,7 @@ std::string tokens_text(double count) {
 
 void run(PlanOptions o) {
   const Config config = config_from(o.model);
-  if (o.context > config.context)
-    wrong_argument("--context", fmt::format("{} is more than the model's {}", o.context, config.context));
-  if (o.context == 0) o.context = std::min<int64_t>(config.context, kUsualContext);
+  o.context = training_context(o.context, config);
   const auto backend = make_backend(o.compute);
   const int64_t tokens = o.batch * o.context * o.accum;  // below 2^56
   fmt::print("model       {}: {} parameters\n", config.name, grouped(config.parameters()));

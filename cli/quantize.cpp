@@ -4,6 +4,7 @@
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
+#include "cli/exports.h"
 #include "cli/terminal.h"
 
 namespace gladius::cli {
@@ -25,10 +26,7 @@ void run(const Options& o) {
   options.requantize = o.requantize;
   catch_interrupts();
   Progress progress("quantising");
-  options.progress = [&](const QuantizeStep& step) {
-    stop_if_interrupted();
-    progress.update(step.index, step.count, std::string(step.name));
-  };
+  options.progress = shown_on(progress);
   quantize_file(o.in, o.out, options, *backend);
   progress.done();
   fmt::print("{}: {} → {}: {}\n", o.out, human_bytes(std::filesystem::file_size(o.in)),

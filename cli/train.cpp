@@ -43,18 +43,23 @@ void check_arguments(const Options& o) {
     wrong_argument("--warmup", fmt::format("{} steps do not fit --steps {}", *o.warmup, o.steps));
 }
 
-void check_context(const Options& o, const Config& config) {
-  if (o.context > config.context)
-    wrong_argument("--context", fmt::format("{} is more than the model's {}", o.context, config.context));
+// The texts to train on and those to validate on, if they are apart.
+struct Texts {
+  Corpus training;
+  std::optional<Corpus> validation;
+};
+
+Texts open_texts(const Options& o) {
+  Texts texts{Corpus::open(o.inputs), {}};
+  if (!o.validation_inputs.empty()) texts.validation = Corpus::open(o.validation_inputs);
+  return texts;
 }
 
-// A tokenizer of the run's own. That of a run with checkpoints is kept.
-Vocab own_vocab(const Options& o, int64_t size) {
-  if (has_checkpoints(o.out)) return load_vocab(o.out);
+// Makes a tokenizer of the run's own.
+Vocab train_own_vocab(const Options& o, const Corpus& corpus, int64_t size) {
   note("training a tokenizer of {} pieces\n", grouped(size));
   TokenizerTrainOptions options;
   options.vocab_size = static_cast<int32_t>(size);
-  const Corpus corpus = Corpus::open(o.inputs);
   Vocab vocab;
   try {
     vocab = train_tokenizer(texts_of(corpus), options);
@@ -65,8 +70,8 @@ Vocab own_vocab(const Options& o, int64_t size) {
   return vocab;
 }
 
-std::shared_ptr<const TokenCache> prepare(const Options& o, const std::vector<fs::path>& inputs,
-                                          const Tokenizer& tokenizer, int threads) {
+std::shared_ptr<const TokenCache> prepare(const Options& o, const Corpus& corpus, const Tokenizer& tokenizer,
+                                          int threads) {
   Progress progress("encoding");
   CacheOptions options;
   options.folder = o.cache.empty() ? fs::path(o.out) / "cache" : fs::path(o.cache);
@@ -77,7 +82,7 @@ std::shared_ptr<const TokenCache> prepare(const Options& o, const std::vector<fs
   };
   PreparedTokens prepared;
   try {
-    prepared = prepare_tokens(Corpus::open(inputs), tokenizer, options);
+    prepared = prepare_tokens(corpus, tokenizer, options);
   } catch (const Cancelled&) {
     throw Exit{kInterruptedExit};
   }
@@ -91,11 +96,11 @@ struct Data {
   std::string id;  // TrainState::data
 };
 
-Data prepare_data(const Options& o, const Tokenizer& tokenizer, int threads) {
-  const auto cache = prepare(o, o.inputs, tokenizer, threads);
-  Data data{split_tokens(cache, o.validation_inputs.empty() ? o.validation : 0), cache->key()};
-  if (!o.validation_inputs.empty()) {
-    const auto held_out = prepare(o, o.validation_inputs, tokenizer, threads);
+Data prepare_data(const Options& o, const Texts& texts, const Tokenizer& tokenizer, int threads) {
+  const auto cache = prepare(o, texts.training, tokenizer, threads);
+  Data data{split_tokens(cache, texts.validation ? 0 : o.validation), cache->key()};
+  if (texts.validation) {
+    const auto held_out = prepare(o, *texts.validation, tokenizer, threads);
     data.splits.validation = {held_out, 0, held_out->tokens()};
     data.splits.description = "held out: the validation files";
     data.id += "+" + held_out->key();
@@ -108,7 +113,7 @@ Data prepare_data(const Options& o, const Tokenizer& tokenizer, int threads) {
 TrainSettings settle(const Options& o, const Config& config, const TokenSplits& splits) {
   TrainSettings s = o.settings;
   s.folder = o.out;
-  s.context = o.context > 0 ? o.context : std::min<int64_t>(config.context, kUsualContext);
+  s.context = training_context(o.context, config);
   const double windows =
       std::ceil(static_cast<double>(splits.training.size()) / static_cast<double>(s.context));
   const double steps = std::ceil(o.epochs * windows / static_cast<double>(s.batch * s.accum));
@@ -125,7 +130,9 @@ struct Start {
   Vocab vocab;
 };
 
-Start choose_start(const Options& o, Backend& backend, BufferPool& pool) {
+// found: the checkpoint to resume, whose tokenizer the run keeps unless another is named; null: none.
+Start choose_start(const Options& o, const Corpus& corpus, const FoundCheckpoint* found, Backend& backend,
+                   BufferPool& pool) {
   Start start;
   if (!o.init_from.empty()) {
     SourceModel source = load_model(o.init_from, backend, pool, WeightUse::training);
@@ -134,7 +141,7 @@ Start choose_start(const Options& o, Backend& backend, BufferPool& pool) {
   } else {
     start.model.config = config_from(o.model);
   }
-  check_context(o, start.model.config);
+  training_context(o.context, start.model.config);  // a wrong one fails before the work
   if (!o.tokenizer.empty()) {
     Vocab given = load_vocab(o.tokenizer);
     if (!o.init_from.empty() && fingerprint(given) != fingerprint(start.vocab)) {
@@ -143,7 +150,8 @@ Start choose_start(const Options& o, Backend& backend, BufferPool& pool) {
     }
     start.vocab = std::move(given);
   } else if (o.init_from.empty()) {
-    start.vocab = own_vocab(o, o.vocab > 0 ? o.vocab : start.model.config.vocab);
+    start.vocab = found ? found->checkpoint.vocab
+                        : train_own_vocab(o, corpus, o.vocab > 0 ? o.vocab : start.model.config.vocab);
   }
   if (o.init_from.empty()) {
     if (start.model.config.vocab != start.vocab.size()) {
@@ -155,29 +163,30 @@ Start choose_start(const Options& o, Backend& backend, BufferPool& pool) {
   return start;
 }
 
-// Loads the newest checkpoint when --resume asks for it. Says what changed since, and refuses unless that is
-// allowed.
-void resume(const Options& o, Trainer& trainer, const Vocab& vocab) {
-  if (!o.resume) return;
+// The newest checkpoint of the run's folder, when --resume asks for it and there is one.
+std::optional<FoundCheckpoint> find_resumed(const Options& o) {
+  if (!o.resume) return std::nullopt;
   std::vector<std::string> damaged;
-  const auto found = find_newest_checkpoint(o.out, damaged);
+  auto found = find_newest_checkpoint(o.out, damaged);
   for (const std::string& line : damaged) note("{}\n", line);
   if (!found && !damaged.empty())
     fail("every checkpoint in {} is damaged; start over in another --out", o.out);
-  if (!found) {
-    note("{} holds no checkpoint yet: starting at the first step\n", o.out);
-    return;
-  }
+  if (!found) note("{} holds no checkpoint yet: starting at the first step\n", o.out);
+  return found;
+}
+
+// Goes on from a checkpoint. Says what changed since, and refuses unless that is allowed.
+void resume(const Options& o, const FoundCheckpoint& found, Trainer& trainer, const Vocab& vocab) {
   const std::vector<std::string> changes =
-      differences(found->checkpoint, trainer.model().config, vocab, trainer.state());
+      differences(found.checkpoint, trainer.model().config, vocab, trainer.state());
   for (const std::string& change : changes) note("changed since the checkpoint: {}\n", change);
   if (!changes.empty() && !o.allow_changes) {
     fail(
         "this is not the run of {}; give the options of its first call, or --allow-changes to go on all the "
         "same",
-        found->path.string());
+        found.path.string());
   }
-  trainer.resume(found->checkpoint);
+  trainer.resume(found.checkpoint);
   note("resuming after step {}\n", grouped(trainer.state().step));
 }
 
@@ -218,17 +227,16 @@ FolderLock claim_folder(const Options& o) {
 void run(const Options& o) {
   std::signal(SIGPIPE, SIG_IGN);  // progress that nobody reads stops no training
   check_arguments(o);
-  for (const auto* inputs : {&o.inputs, &o.validation_inputs}) {
-    if (!inputs->empty()) Corpus::open(*inputs);  // a wrong name fails before anything is made
-  }
+  const Texts texts = open_texts(o);  // a wrong name fails before anything is made
   const auto backend = make_backend(o.compute);
   const FolderLock lock = claim_folder(o);
   const auto pool = BufferPool::make();
-  auto [model, vocab] = choose_start(o, *backend, *pool);
+  std::optional<FoundCheckpoint> found = find_resumed(o);
+  auto [model, vocab] = choose_start(o, texts.training, found ? &*found : nullptr, *backend, *pool);
   const Config config = model.config;
   catch_interrupts();  // from here on there is something to save
   const std::shared_ptr<const Tokenizer> tokenizer = make_tokenizer(vocab, o.tokenizer);
-  const Data data = prepare_data(o, *tokenizer, backend->threads());
+  const Data data = prepare_data(o, texts, *tokenizer, backend->threads());
   const TrainSettings settings = settle(o, config, data.splits);
   if (o.init_from.empty()) model = new_model(config, o.settings.seed, *pool, backend->threads());
 
@@ -238,7 +246,8 @@ void run(const Options& o) {
        data.splits.description);
   check_memory(config, settings, *backend);
   Trainer trainer(settings, std::move(model), tokenizer, data.splits, data.id, *backend, pool);
-  resume(o, trainer, vocab);
+  if (found) resume(o, *found, trainer, vocab);
+  found.reset();  // its file is mapped
 
   TrainProgress progress(settings.schedule.total_steps, trainer.state().step);
   const Trainer::Outcome outcome = trainer.run(progress.events(), interrupted());

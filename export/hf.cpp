@@ -246,10 +246,8 @@ void save_hf(const fs::path& folder, const Model& model, const Vocab& vocab, con
   }
   const fs::path target = folder.has_filename() ? folder : folder.parent_path();  // without a trailing slash
   std::error_code ignored;
-  if (fs::is_directory(target, ignored)) {
-    if (fs::exists(target / "model.safetensors.index.json", ignored)) {
-      fail("cannot write {}: the folder holds a sharded model; choose another folder", target.string());
-    }
+  if (fs::exists(target / "model.safetensors.index.json", ignored)) {
+    fail("cannot write {}: the folder holds a sharded model; choose another folder", target.string());
   }
   if (target.has_parent_path() && !fs::is_directory(target.parent_path(), ignored)) {
     fail("cannot write {}: the folder {} does not exist; create it first", target.string(),

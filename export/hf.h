@@ -22,7 +22,7 @@ void save_hf(const std::filesystem::path& folder, const Model& model, const Voca
              const HfOptions& options, Backend& backend);
 
 // Reads a folder; weights become F32 in the pool's memory (no gradients yet, see set_trainable). Throws Error
-// naming the file and what is wrong: another architecture, biases or RoPE scaling that are not implemented,
+// naming the file and what is wrong: another architecture, biases or RoPE scaling that are not supported,
 // tensors that are missing, unexpected or of another shape, values that are not finite, a tokenizer that is
 // not supported.
 LoadedModel load_hf(const std::filesystem::path& folder, Backend& backend, BufferPool& pool);

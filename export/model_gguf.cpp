@@ -40,7 +40,7 @@ float read_float(const GgufMetadata& metadata, const std::string& key, const std
   return value ? *value : otherwise;
 }
 
-// What llama.cpp would compute differently for these keys is not implemented here.
+// What llama.cpp would compute differently for these keys is not supported.
 void refuse_unsupported(const GgufMetadata& metadata, const std::string& source) {
   if (const auto* scaling = metadata.find<std::string>("llama.rope.scaling.type", source)) {
     if (*scaling != "none" && !scaling->empty()) {

@@ -10,7 +10,7 @@ namespace gladius {
 
 // Reads configuration, vocabulary and weights; the weights are views of the mapped file in its own types.
 // Throws Error naming the file and what is wrong: another architecture, metadata that is missing or of
-// another type, RoPE scaling or biases that are not implemented, tensors that are missing, unexpected or of
+// another type, RoPE scaling or biases that are not supported, tensors that are missing, unexpected or of
 // another shape, values that are not finite.
 LoadedModel load_gguf(const std::filesystem::path& path);
 
