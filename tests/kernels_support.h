@@ -49,7 +49,7 @@ inline std::vector<std::string> float_isas() {
   const std::vector<cpu::Isa>& isas = cpu::cpu_isas();
   std::vector<std::string> names;
   for (size_t i = 0; i < isas.size(); ++i)
-    if (isas[i].runnable && (i == 0 || isas[i].table().f.gemm_tile != isas[i - 1].table().f.gemm_tile))
+    if (isas[i].runnable && (i == 0 || isas[i].table().f.gemm != isas[i - 1].table().f.gemm))
       names.emplace_back(isas[i].name);
   return names.empty() ? runnable_isas() : names;
 }

@@ -17,7 +17,8 @@ template <class Isa>
 struct Attention {
   using V = Vec<Isa>;
   static constexpr int64_t w = lanes<Isa>;
-  static constexpr int64_t cols = Gemm<Isa>::cols;
+  static constexpr int64_t cols = Gemm<Isa, F32Panels<Isa>>::cols;
+  using Pack = Packing<Isa, F32Panels<Isa>>;
   static constexpr int64_t keys = attention_keys;
   static_assert(keys % cols == 0 && attention_max_width % cols == 0);
 
@@ -58,8 +59,9 @@ struct Attention {
     for (int64_t j = 0; j < n; j += cols) {
       for (int64_t i = 0; i < rows; i += Isa::gemm_rows) {
         const int64_t m = rows - i < Isa::gemm_rows ? rows - i : Isa::gemm_rows;
-        micro_tiles<Isa, RowStride>.of_rows[m - 1](f.k, f.a + i * RowStride, f.a_step, f.b + j, f.b_stride,
-                                                   c + i * c_stride + j, c_stride, {add, nullptr});
+        register_tiles<Isa, F32Panels<Isa>, RowStride>.of_rows[m - 1](
+            f.k, f.a + i * RowStride, f.a_step, f.b + j, f.b_stride, c + i * c_stride + j, c_stride,
+            {add, nullptr}, {});
       }
     }
   }
@@ -121,9 +123,9 @@ struct Attention {
     if (rows <= few_rows) {
       const FewRowsTile few{rows,           n,           at.d.D, tile.q, at.width, t.k + at.key(j0),
                             at.d.kv_stride, tile.scores, keys,   false,  nullptr};
-      Gemm<Isa>::few_rows_tile(few);
+      FewRows<Isa>::run(few);
     } else {
-      Gemm<Isa>::pack(n, at.d.D, t.k + at.key(j0), at.d.kv_stride, 1, keys, tile.k_panel);
+      Pack::pack_rows(n, at.d.D, t.k + at.key(j0), at.d.kv_stride, keys, tile.k_panel);
       product<1>(rows, keys, {at.d.D, tile.q_panel, rows, tile.k_panel, keys}, tile.scores, keys, false);
     }
   }
@@ -133,7 +135,7 @@ struct Attention {
     const ForwardTile tile(at, t.scratch);
     const int64_t rows = t.row_end - t.row_begin;
     copy_queries(at, t.row_begin, rows, t.q, at.d.scale, tile.q);
-    if (rows > few_rows) Gemm<Isa>::pack(rows, at.d.D, tile.q, at.width, 1, rows, tile.q_panel);
+    if (rows > few_rows) Pack::pack_rows(rows, at.d.D, tile.q, at.width, rows, tile.q_panel);
     for (int64_t i = 0; i < rows * at.width; ++i) tile.o[i] = 0.0f;
     for (int64_t i = 0; i < rows; ++i) {
       tile.largest[i] = -__builtin_inff();
@@ -198,8 +200,8 @@ struct Attention {
     copy_queries(at, t, rows, task.dO, 1.0f, tile.dO);
     for (int64_t i = 0; i < rows; ++i)
       tile.delta[i] = Rows<Isa>::dot(D, task.dO + at.query(t + i), task.o + at.query(t + i));
-    Gemm<Isa>::pack(rows, D, tile.q, width, 1, rows, tile.q_panel);
-    Gemm<Isa>::pack(rows, D, tile.dO, width, 1, rows, tile.dO_panel);
+    Pack::pack_rows(rows, D, tile.q, width, rows, tile.q_panel);
+    Pack::pack_rows(rows, D, tile.dO, width, rows, tile.dO_panel);
     product<1>(rows, keys, {D, tile.q_panel, rows, tile.k_panel, keys}, tile.p, keys, false);
     product<1>(rows, keys, {D, tile.dO_panel, rows, tile.v_panel, keys}, tile.ds, keys, false);
     score_gradients(at, tile, task.lse, t, rows, j0);
@@ -222,8 +224,8 @@ struct Attention {
     for (int64_t j0 = 0; j0 < at.d.Tk; j0 += keys) {
       const int64_t n = at.d.Tk - j0 < keys ? at.d.Tk - j0 : keys;
       copy_keys(at, j0, n, task.k, tile.k);
-      Gemm<Isa>::pack(n, at.d.D, task.k + at.key(j0), at.d.kv_stride, 1, keys, tile.k_panel);
-      Gemm<Isa>::pack(n, at.d.D, task.v + at.key(j0), at.d.kv_stride, 1, keys, tile.v_panel);
+      Pack::pack_rows(n, at.d.D, task.k + at.key(j0), at.d.kv_stride, keys, tile.k_panel);
+      Pack::pack_rows(n, at.d.D, task.v + at.key(j0), at.d.kv_stride, keys, tile.v_panel);
       for (int64_t i = 0; i < n * at.width; ++i) tile.dk[i] = tile.dv[i] = 0.0f;
       for (int64_t t = j0 * at.heads; t < rows_total; t += attention_rows) {
         const int64_t rows = rows_total - t < attention_rows ? rows_total - t : attention_rows;

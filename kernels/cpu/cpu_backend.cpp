@@ -1,5 +1,7 @@
 #include "kernels/cpu/cpu_backend.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
@@ -10,26 +12,36 @@
 namespace gladius {
 namespace cpu {
 
+namespace {
+
+// Bytes of the cache that a core has for itself; what the smallest ones have where the system does not say.
+int64_t second_level_cache() {
+  const long bytes = ::sysconf(_SC_LEVEL2_CACHE_SIZE);
+  return std::clamp<int64_t>(bytes, 512 << 10, 2 << 20);
+}
+
+}  // namespace
+
 CpuBackend::CpuBackend(int threads, const Isa& isa)
     : threads_(std::max(1, threads)),
       table_(isa.table()),
       f_(table_.f),
-      packed_a_(packed_a_floats),
-      packed_b_(packed_b_floats),
+      packed_b_floats_(second_level_cache() / int64_t{sizeof(float)} * 2 / 5),
+      gemm_(threads_ * (gemm_group_floats + packed_b_floats_)),
+      converted_(converted_bytes),
       attention_(threads_ * attention_scratch),
       partial_sums_(max_partial_sums) {}
 
 std::string CpuBackend::name() const { return std::string("cpu (") + table_.name + ")"; }
 
 size_t CpuBackend::scratch_bytes() const {
-  return packed_a_.bytes() + packed_b_.bytes() + attention_.bytes() + partial_sums_.bytes();
+  return gemm_.bytes() + converted_.bytes() + attention_.bytes() + partial_sums_.bytes();
 }
 
 void CpuBackend::matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) {
   if (W.dtype == DType::F32) return matmul_nt(d, A, static_cast<const float*>(W.data), C, e);
-  static_assert(max_activation_row_bytes(max_weight_columns) <= packed_a_floats * int64_t{sizeof(float)});
-  const auto scratch = std::as_writable_bytes(std::span(packed_a_.data(), packed_a_floats));
-  matmul_quantized(table_.q, threads_, d, A, W, C, e, scratch);
+  static_assert(max_activation_row_bytes(max_weight_columns) <= converted_bytes);
+  matmul_quantized(table_.q, threads_, d, A, W, C, e, {converted_.data(), converted_bytes});
 }
 
 void CpuBackend::quantize(DType dtype, int64_t rows, int64_t cols, const float* x, const float* importance,

@@ -2,6 +2,8 @@
 // threads; the tasks run the kernels of one instruction set.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <memory>
 #include <new>
 #include <string>
@@ -11,18 +13,21 @@
 
 namespace gladius::cpu {
 
-// Uninitialised memory on a cache-line border.
+// Uninitialised memory in huge pages where there are some: fewer address translations.
 template <class T>
 class Scratch {
  public:
   explicit Scratch(int64_t n)
-      : size_(n), data_(static_cast<T*>(::operator new(bytes(), std::align_val_t{64}))) {}
+      : size_(n), data_(static_cast<T*>(::operator new(bytes(), std::align_val_t{huge_page}))) {
+    ::madvise(data_.get(), bytes(), MADV_HUGEPAGE);
+  }
   T* data() const { return data_.get(); }
   size_t bytes() const { return static_cast<size_t>(size_) * sizeof(T); }
 
  private:
+  static constexpr size_t huge_page = 2 << 20;
   struct Free {
-    void operator()(T* p) const { ::operator delete(p, std::align_val_t{64}); }
+    void operator()(T* p) const { ::operator delete(p, std::align_val_t{huge_page}); }
   };
   int64_t size_;
   std::unique_ptr<T, Free> data_;
@@ -30,8 +35,8 @@ class Scratch {
 
 class CpuBackend final : public Backend {
  public:
-  // threads below 1 count as 1. Allocates all the memory that it will ever use, 9 MiB and 0.6 MiB a thread,
-  // but for attention with heads wider than attention_max_width.
+  // threads below 1 count as 1. Allocates all the memory that it will ever use, 9 MiB and up to 1.5 MiB a
+  // thread, but for attention with heads wider than attention_max_width.
   CpuBackend(int threads, const Isa& isa);
 
   std::string name() const override;
@@ -71,23 +76,15 @@ class CpuBackend final : public Backend {
   void dequantize(DType dtype, int64_t rows, int64_t cols, const void* x, float* y) override;
 
  private:
-  // A matrix of which element (i, p), p along the summed dimension, is data[i * i_stride + p * k_stride].
-  struct Strided {
-    const float* data;
-    int64_t i_stride, k_stride;
-  };
-  struct GemmBlock;  // a part of a product, in cpu_gemm.cpp
-
-  void gemm(MatmulDims d, Strided A, Strided B, float* C, Epilogue e);
-  void pack(Strided x, int64_t n, int64_t k, int64_t width, float* y, int threads) const;
-  void multiply(const GemmBlock& block, int threads) const;
+  void gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, Epilogue e);
   void few_rows_product(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) const;
 
   int threads_;
   const KernelTable& table_;
   const FloatKernels& f_;
-  Scratch<float> packed_a_;       // a block of a product's first factor, or converted activations
-  Scratch<float> packed_b_;       // a block of its second factor
+  int64_t packed_b_floats_;       // of B that a thread packs at a time: a part of the second-level cache
+  Scratch<float> gemm_;           // gemm_group_floats + packed_b_floats_ a thread
+  Scratch<std::byte> converted_;  // activations for a quantised weight
   Scratch<float> attention_;      // attention_scratch floats a thread
   Scratch<double> partial_sums_;  // of sum_of_squares
 };

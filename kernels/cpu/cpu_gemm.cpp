@@ -1,6 +1,6 @@
-// Matrix products: blocks of both factors are packed into panels, then tiles of the output are computed from
-// them. Blocks are shared by all threads, so every element is packed once; the borders of tiles depend on the
-// shape alone.
+// Matrix products: C is cut into rectangles, each of which one thread computes by itself, packing what it
+// needs of A and B next to itself (gemm-inl.h). An element's sum does not depend on the rectangle that it is
+// in.
 #include <algorithm>
 
 #include "kernels/cpu/cpu_backend.h"
@@ -12,85 +12,58 @@ namespace {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-}  // namespace
-
-// C[rows, cols] (+)= packed A · packed B, summed over k.
-struct CpuBackend::GemmBlock {
-  const float *a, *b;
-  int64_t rows, cols, k;
-  int64_t panel_rows;
-  float* c;
-  int64_t c_stride;
-  bool add;
-  const float* residual;
+// Rows and columns of a rectangle.
+struct Rectangle {
+  int64_t rows, cols;
 };
 
-void CpuBackend::pack(Strided x, int64_t n, int64_t k, int64_t width, float* y, int threads) const {
-  parallel_tasks(threads, ceil_div(n, width), [&](int64_t panel, int) {
-    const int64_t i = panel * width;
-    f_.pack(std::min(width, n - i), k, x.data + i * x.i_stride, x.i_stride, x.k_stride, width, y + i * k);
-  });
-}
-
-void CpuBackend::multiply(const GemmBlock& block, int threads) const {
-  const int64_t tile_rows = std::max<int64_t>(1, gemm_tile_rows / block.panel_rows) * block.panel_rows;
-  const int64_t tile_cols = gemm_tile_cols / f_.gemm_cols * f_.gemm_cols;
-  const int64_t across = ceil_div(block.cols, tile_cols);
-  parallel_tasks(threads, ceil_div(block.rows, tile_rows) * across, [&](int64_t task, int) {
-    const int64_t i = task / across * tile_rows, j = task % across * tile_cols, at = i * block.c_stride + j;
-    f_.gemm_tile({.rows = std::min(tile_rows, block.rows - i),
-                  .cols = std::min(tile_cols, block.cols - j),
-                  .k = block.k,
-                  .panel_rows = block.panel_rows,
-                  .a = block.a + i * block.k,
-                  .b = block.b + j * block.k,
-                  .c = block.c + at,
-                  .c_stride = block.c_stride,
-                  .add = block.add,
-                  .residual = block.residual ? block.residual + at : nullptr});
-  });
-}
-
-void CpuBackend::gemm(MatmulDims d, Strided A, Strided B, float* C, Epilogue e) {
-  const int threads = d.M * d.N * d.K < gemm_serial_below ? 1 : threads_;
-  int64_t k0 = 0;
-  do {  // at least once: a product over nothing is 0
-    const int64_t outer_k = std::min(gemm_outer_k, d.K - k0);
-    for (int64_t i0 = 0; i0 < d.M; i0 += gemm_block_rows) {
-      const int64_t rows = std::min(gemm_block_rows, d.M - i0);
-      // Panels of equal height rather than full ones and a rest: nothing is multiplied in vain.
-      const int64_t panels = ceil_div(rows, f_.gemm_rows), panel_rows = ceil_div(rows, panels);
-      const int64_t padded_rows = ceil_div(rows, panel_rows) * panel_rows;
-      for (int64_t p = 0; p < outer_k; p += gemm_block_k) {
-        const Strided a{A.data + i0 * A.i_stride + (k0 + p) * A.k_stride, A.i_stride, A.k_stride};
-        pack(a, rows, std::min(gemm_block_k, outer_k - p), panel_rows, packed_a_.data() + p * padded_rows,
-             threads);
-      }
-      for (int64_t j0 = 0; j0 < d.N; j0 += gemm_block_cols) {
-        const int64_t cols = std::min(gemm_block_cols, d.N - j0);
-        int64_t p = 0;
-        do {
-          const int64_t k = std::min(gemm_block_k, outer_k - p), at = i0 * d.N + j0;
-          const Strided b{B.data + j0 * B.i_stride + (k0 + p) * B.k_stride, B.i_stride, B.k_stride};
-          pack(b, cols, k, f_.gemm_cols, packed_b_.data(), threads);
-          const bool first = k0 + p == 0, last = k0 + p + k >= d.K;
-          multiply({.a = packed_a_.data() + p * padded_rows,
-                    .b = packed_b_.data(),
-                    .rows = rows,
-                    .cols = cols,
-                    .k = k,
-                    .panel_rows = panel_rows,
-                    .c = C + at,
-                    .c_stride = d.N,
-                    .add = !first || e.accumulate,
-                    .residual = last && e.residual ? e.residual + at : nullptr},
-                   threads);
-          p += k;
-        } while (p < outer_k);
-      }
+// The rectangles that take the least time by a simple model: multiplications, rounded up to register tiles,
+// plus packing, which costs as much as multiplying by a few rows or columns more.
+Rectangle best_rectangle(MatmulDims d, Rectangle tile, int64_t most_cols, int threads) {
+  constexpr double pack_a = 12, pack_b = 12;
+  const int64_t tiles_down = ceil_div(d.M, tile.rows), tiles_across = ceil_div(d.N, tile.cols);
+  const int64_t most_across = std::max<int64_t>(1, most_cols / tile.cols);
+  Rectangle best{};
+  double least = 0;
+  for (int64_t parts_down = 1; parts_down <= std::min<int64_t>(threads, tiles_down); ++parts_down) {
+    for (int64_t parts_across = ceil_div(tiles_across, most_across), tries = 0;
+         parts_across <= tiles_across && tries < threads; ++parts_across, ++tries) {
+      const int64_t rows = ceil_div(tiles_down, parts_down) * tile.rows;
+      const int64_t cols = ceil_div(tiles_across, parts_across) * tile.cols;
+      const auto rounds =
+          static_cast<double>(ceil_div(ceil_div(d.M, rows) * ceil_div(d.N, cols), std::max(1, threads)));
+      const double time =
+          rounds * (static_cast<double>(rows) + pack_b) * (static_cast<double>(cols) + pack_a);
+      if (best.rows > 0 && time >= least) continue;
+      best = {rows, cols};
+      least = time;
     }
-    k0 += outer_k;
-  } while (k0 < d.K);
+  }
+  return best;
+}
+
+}  // namespace
+
+void CpuBackend::gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, Epilogue e) {
+  if (d.M == 0 || d.N == 0) return;
+  const int threads = d.M * d.N * d.K < gemm_serial_below ? 1 : threads_;
+  const int64_t most_cols = packed_b_floats_ / gemm_block_k(d.K);
+  const auto [rows, cols] = best_rectangle(d, {f_.gemm_rows, f_.gemm_cols}, most_cols, threads);
+  const int64_t across = ceil_div(d.N, cols), tasks = across * ceil_div(d.M, rows);
+  parallel_tasks(threads, tasks, [&](int64_t task, int worker) {
+    const int64_t i = task / across * rows, j = task % across * cols, next = (task + threads) % across * cols;
+    f_.gemm({.rows = std::min(rows, d.M - i),
+             .cols = std::min(cols, d.N - j),
+             .k = d.K,
+             .a = A.from(i, 0),
+             .b = B.from(j, 0),
+             .c = C + i * d.N + j,
+             .c_stride = d.N,
+             .add = e.accumulate,
+             .residual = e.residual ? e.residual + i * d.N + j : nullptr,
+             .next_b = task + threads < tasks && next + cols <= d.N ? B.from(next, 0) : GemmOperand{},
+             .scratch = gemm_.data() + worker * (gemm_group_floats + packed_b_floats_)});
+  });
 }
 
 void CpuBackend::few_rows_product(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) const {
@@ -115,15 +88,15 @@ void CpuBackend::matmul_nt(MatmulDims d, const float* A, const float* B, float* 
   if (d.M <= few_rows)
     few_rows_product(d, A, B, C, e);
   else
-    gemm(d, {A, d.K, 1}, {B, d.K, 1}, C, e);
+    gemm(d, {A, d.K, true}, {B, d.K, true}, C, e);
 }
 
 void CpuBackend::matmul_nn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) {
-  gemm(d, {A, d.K, 1}, {B, 1, d.N}, C, e);
+  gemm(d, {A, d.K, true}, {B, d.N, false}, C, e);
 }
 
 void CpuBackend::matmul_tn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) {
-  gemm(d, {A, 1, d.M}, {B, 1, d.N}, C, e);
+  gemm(d, {A, d.M, false}, {B, d.N, false}, C, e);
 }
 
 }  // namespace gladius::cpu

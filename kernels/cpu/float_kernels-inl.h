@@ -13,10 +13,9 @@ template <class Isa>
 FloatKernels make_float_kernels() {
   FloatKernels f{};
   f.gemm_rows = Isa::gemm_rows;
-  f.gemm_cols = Gemm<Isa>::cols;
-  f.pack = Gemm<Isa>::pack;
-  f.gemm_tile = Gemm<Isa>::gemm_tile;
-  f.few_rows_tile = Gemm<Isa>::few_rows_tile;
+  f.gemm_cols = Gemm<Isa, F32Panels<Isa>>::cols;
+  f.gemm = Gemm<Isa, F32Panels<Isa>>::run;
+  f.few_rows_tile = FewRows<Isa>::run;
   f.attention = Attention<Isa>::forward;
   f.attention_backward = Attention<Isa>::backward;
   f.rms_norm = Rows<Isa>::rms_norm;

@@ -10,18 +10,41 @@
 
 namespace gladius::cpu {
 
-// One tile of C[rows, cols] += A·B over a block of the summed dimension, from packed panels (see
-// FloatKernels::pack).
-struct GemmTile {
+// A factor of a matrix product, rows of A or columns of B. Its element (i, p), p along the summed dimension,
+// is data[i * stride + p] if k_contiguous, else data[p * stride + i].
+struct GemmOperand {
+  const float* data = nullptr;
+  int64_t stride = 0;
+  bool k_contiguous = true;
+
+  __attribute__((always_inline)) GemmOperand from(int64_t i, int64_t p) const {
+    return {data + (k_contiguous ? i * stride + p : p * stride + i), stride, k_contiguous};
+  }
+};
+
+// C[rows, cols] (+)= A·B (+ residual), summed over k: what one thread does at a time.
+struct GemmTask {
   int64_t rows, cols, k;
-  int64_t panel_rows;  // rows of a panel of a, at most gemm_rows
-  const float* a;      // [ceil(rows / panel_rows)][k][panel_rows]
-  const float* b;      // [ceil(cols / gemm_cols)][k][gemm_cols]
+  GemmOperand a, b;
   float* c;
   int64_t c_stride;       // of c and of residual
   bool add;               // C is added to rather than overwritten
-  const float* residual;  // added when not null; same stride as c
+  const float* residual;  // added when not null
+  GemmOperand next_b;     // what this thread will likely multiply next, as large as b; null data: unknown
+  float* scratch;         // gemm_group_floats, and `cols` in whole register tiles × gemm_block_k(k)
 };
+
+inline constexpr int64_t gemm_most_k = 256;      // of the summed dimension, packed at a time
+inline constexpr int64_t gemm_group_panels = 4;  // of A, packed at a time
+inline constexpr int64_t gemm_most_rows = 16;    // of any instruction set's register tile
+inline constexpr int64_t gemm_group_floats = gemm_group_panels * gemm_most_rows * gemm_most_k;
+
+// The summed dimension is cut into equal even blocks of at most gemm_most_k: a function of its length alone,
+// because it decides in which order products are added.
+__attribute__((always_inline)) constexpr int64_t gemm_block_k(int64_t k) {
+  const int64_t blocks = (k + gemm_most_k - 1) / gemm_most_k;
+  return blocks > 0 ? ((k + blocks - 1) / blocks + 1) / 2 * 2 : 2;
+}
 
 // C[rows, cols] = A[rows, k] · B[cols, k]ᵀ for at most few_rows rows of A, reading B once and as it lies.
 struct FewRowsTile {
@@ -78,11 +101,7 @@ struct FloatKernels {
   int64_t gemm_rows, gemm_cols;  // the register tile
 
   // ---- matrix products (gemm-inl.h) ----
-  // Copies x, whose element (i, p) is x[i * i_stride + p * k_stride], i < n, p < k, into panels of `width`
-  // values of i: y[panel][p][width], zeros beyond n.
-  void (*pack)(int64_t n, int64_t k, const float* x, int64_t i_stride, int64_t k_stride, int64_t width,
-               float* y);
-  void (*gemm_tile)(const GemmTile&);
+  void (*gemm)(const GemmTask&);
   void (*few_rows_tile)(const FewRowsTile&);
 
   // ---- attention (attention-inl.h) ----

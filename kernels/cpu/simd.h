@@ -22,6 +22,8 @@ namespace gladius::cpu {
 template <class Isa>
 using Vec = xsimd::batch<float, typename Isa::Arch>;
 
+inline constexpr int64_t floats_per_line = 16;  // of the cache
+
 // Floats in a vector.
 template <class Isa>
 inline constexpr int64_t lanes = static_cast<int64_t>(Vec<Isa>::size);

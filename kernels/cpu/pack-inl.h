@@ -1,0 +1,116 @@
+// Copies factors of matrix products into panels, the order in which a register tile reads them.
+#pragma once
+
+#include "kernels/cpu/float_kernels.h"
+#include "kernels/cpu/register_tile-inl.h"
+
+namespace gladius::cpu {
+
+template <class Isa, class Panels>
+struct Packing {
+  using V = Vec<Isa>;
+  static constexpr int64_t w = lanes<Isa>;
+  static constexpr int64_t per_word = Panels::per_word;
+
+  // Words that k elements take.
+  static constexpr int64_t words(int64_t k) { return (k + per_word - 1) / per_word; }
+
+  // Elements (i, p), i < n, p < k, of x as panels of `width` values of i: y[panel][word][width], zeros beyond
+  // n and k. Values of i below `readable` may be read, too.
+  static void pack(const GemmOperand& x, int64_t n, int64_t readable, int64_t k, int64_t width, float* y) {
+    if (!x.k_contiguous) return pack_lines(n, readable, k, x.data, x.stride, width, y);
+    for (int64_t i = 0; i < n; i += width)
+      pack_rows(n - i < width ? n - i : width, k, x.data + i * x.stride, x.stride, width, y + i * words(k));
+  }
+
+  // One panel from rows that are contiguous along k: squares of vectors are transposed in registers.
+  static void pack_rows(int64_t count, int64_t k, const float* x, int64_t stride, int64_t width, float* y) {
+    const float* end = y + words(k) * width;
+    for (int64_t p = 0; p < k; p += w * per_word, y += w * width) {
+      const int64_t rest = k - p;
+      for (int64_t i0 = 0; i0 < width; i0 += w) {
+        RawVector<w> square[w];
+#pragma GCC unroll 16
+        for (int64_t i = 0; i < w; ++i) {
+          const float* row = x + (i0 + i) * stride + p;
+          square[i] = RawVector<w>{};
+          if (i0 + i < count)
+            to_raw(rest >= w * per_word ? Panels::along(row) : along_first(row, rest), square[i]);
+        }
+        transpose<w>(square);
+        store_square(square, rest, width - i0, y + i0, width, end);
+      }
+    }
+  }
+
+ private:
+  static GLADIUS_INLINE void to_raw(V v, RawVector<w>& raw) { store<Isa>(reinterpret_cast<float*>(&raw), v); }
+
+  static V along_first(const float* x, int64_t n) {
+    alignas(64) float buffer[w * per_word] = {};
+    for (int64_t i = 0; i < n; ++i) buffer[i] = x[i];
+    return Panels::along(buffer);
+  }
+
+  // Stores the first n lanes of the lines that `rest` elements take. Where a panel is narrower than a vector,
+  // whole vectors may be stored, because the next line overwrites what is too much, but not past the panel's
+  // end.
+  static GLADIUS_INLINE void store_square(const RawVector<w>* square, int64_t rest, int64_t n, float* y,
+                                          int64_t width, const float* end) {
+    const bool whole = n >= w || width < w;
+#pragma GCC unroll 16
+    for (int64_t i = 0; i < w; ++i, y += width) {
+      if (i * per_word >= rest) break;
+      if (whole && y + w <= end) {
+        __builtin_memcpy(y, &square[i], sizeof(square[i]));
+      } else {
+        float lanes_of[w];
+        __builtin_memcpy(lanes_of, &square[i], sizeof(lanes_of));
+        for (int64_t j = 0; j < n && j < w; ++j) y[j] = lanes_of[j];
+      }
+    }
+  }
+
+  // All panels from lines that are contiguous along i.
+  static void pack_lines(int64_t n, int64_t readable, int64_t k, const float* x, int64_t stride,
+                         int64_t width, float* y) {
+    const int64_t panel = words(k) * width, vectors = (width + w - 1) / w;
+    // Whole vectors are stored where the panel's next line overwrites what is too much.
+    int64_t whole = n / width * width;
+    while (whole > 0 && whole - width + vectors * w > readable) whole -= width;
+    const int64_t end = width % w == 0 ? k / per_word : (k - 1) / per_word;
+    for (int64_t line = 0; line < end; ++line) {
+      const float* from = x + line * per_word * stride;
+      float* to = y + line * width;
+      if (vectors == 1) {
+        for (int64_t i = 0; i < whole; i += width, to += panel)
+          store<Isa>(to, Panels::across(from + i, stride));
+      } else {
+        for (int64_t i = 0; i < whole; i += width, to += panel)
+          for (int64_t v = 0; v < vectors; ++v)
+            store<Isa>(to + v * w, Panels::across(from + i + v * w, stride));
+      }
+    }
+    for (int64_t line = 0; line < words(k); ++line) {
+      const int64_t lines = k - line * per_word < per_word ? k - line * per_word : per_word;
+      for (int64_t i = line < end ? whole : 0; i < n; i += width) {
+        pack_line_exactly(n - i < width ? n - i : width, lines, x + line * per_word * stride + i, stride,
+                          width, y + i * words(k) + line * width);
+      }
+    }
+  }
+
+  // Line of a panel from `count` values of `lines` lines, with zeros in place of what is missing.
+  static void pack_line_exactly(int64_t count, int64_t lines, const float* x, int64_t stride, int64_t width,
+                                float* y) {
+    for (int64_t i0 = 0; i0 < width; i0 += w) {
+      alignas(64) float padded[per_word * w] = {}, packed[w];
+      for (int64_t line = 0; line < lines; ++line)
+        for (int64_t i = 0; i < w && i0 + i < count; ++i) padded[line * w + i] = x[line * stride + i0 + i];
+      store<Isa>(packed, Panels::across(padded, w));
+      for (int64_t i = 0; i < w && i0 + i < width; ++i) y[i0 + i] = packed[i];
+    }
+  }
+};
+
+}  // namespace gladius::cpu

@@ -1,0 +1,141 @@
+// The innermost loop of matrix products: a tile of accumulators in registers walks the summed dimension.
+#pragma once
+
+#include <utility>
+
+#include "kernels/cpu/float_kernels.h"
+#include "kernels/cpu/simd.h"
+
+namespace gladius::cpu {
+
+// How the factors of a product are held in panels: as words of 32 bits, each with `per_word` neighbours along
+// the summed dimension. F32 panels hold the floats themselves.
+template <class Isa>
+struct F32Panels {
+  using V = Vec<Isa>;
+  static constexpr int64_t per_word = 1;
+  // Words from what is contiguous along the summed dimension, a vector of them.
+  static GLADIUS_INLINE V along(const float* x) { return load<Isa>(x); }
+  // A word each from columns that are contiguous across it; its lines are `stride` apart.
+  static GLADIUS_INLINE V across(const float* x, int64_t) { return load<Isa>(x); }
+  static GLADIUS_INLINE V multiply_add(V a, V b, V sum) { return Isa::fma(a, b, sum); }
+};
+
+// What happens to a register tile's sums: C is added to rather than overwritten; residual (stride as C) is
+// added when not null.
+struct TileStore {
+  bool add;
+  const float* residual;
+};
+
+// Elements (i, p), i < n, p < k, of an operand that will be packed later, asked for little by little: a burst
+// of requests would occupy the buffers that the multiplication's own loads need.
+template <class Isa>
+class Prefetch {
+ public:
+  // Within `tiles` register tiles.
+  GLADIUS_INLINE Prefetch(const GemmOperand& x, int64_t n, int64_t k, int64_t tiles)
+      : data_(x.data),
+        stride_(x.stride),
+        runs_(x.k_contiguous ? n : k),
+        floats_(x.k_contiguous ? k : n),
+        lines_(floats_ > 0 ? runs_ * ((floats_ + 2 * floats_per_line - 2) / floats_per_line) : 0),
+        calls_(tiles * Isa::gemm_rows) {}
+
+  GLADIUS_INLINE void fetch() {
+    for (due_ += lines_; due_ >= calls_; due_ -= calls_) {
+      if (runs_ <= 0) return;
+      __builtin_prefetch(data_ + at_, 0, 2);  // into the second-level cache
+      at_ += floats_per_line;
+      if (at_ < floats_ + floats_per_line - 1) continue;  // the run's last line, however it is aligned
+      at_ = 0;
+      data_ += stride_;
+      --runs_;
+    }
+  }
+
+ private:
+  const float* data_;
+  int64_t stride_, runs_, floats_, lines_, calls_, due_ = 0, at_ = 0;
+};
+
+// What to ask for while a tile is computed; null: nothing.
+template <class Isa>
+struct Ahead {
+  Prefetch<Isa>*a = nullptr, *b = nullptr;
+};
+
+// C[R, gemm_cols] (+)= A·B (+ residual), k words long. Word (i, p) of A is a[i * RowStride + p * a_step],
+// line p of B is at b + p * b_step: RowStride 1 reads panels and transposes, another one reads rows of a
+// fixed-size tile.
+template <class Isa, class Panels, int R, int RowStride>
+struct RegisterTile {
+  using V = Vec<Isa>;
+  static constexpr int vectors = Isa::gemm_vectors;
+  using Sums = V[R][vectors];
+
+  static void run(int64_t k, const float* a, int64_t a_step, const float* b, int64_t b_step, float* c,
+                  int64_t c_stride, TileStore to, Ahead<Isa> ahead) {
+    Sums sums;
+#pragma GCC unroll 64
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < vectors; ++j) sums[i][j] = V(0.0f);
+    // C is asked for early, a row at a time: its lines come while others are multiplied.
+    const int64_t steps = k / R;
+    for (int i = 0; i < R; ++i, a += steps * a_step, b += steps * b_step) {
+      for (int64_t j = 0; j < vectors * lanes<Isa>; j += floats_per_line)
+        __builtin_prefetch(c + i * c_stride + j, 1);
+      if (ahead.a) ahead.a->fetch();
+      if (ahead.b) ahead.b->fetch();
+      multiply(steps, a, a_step, b, b_step, sums);
+    }
+    multiply(k - R * steps, a, a_step, b, b_step, sums);
+#pragma GCC unroll 64
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < vectors; ++j) {
+        const int64_t at = i * c_stride + j * lanes<Isa>;
+        V sum = sums[i][j];
+        if (to.add) sum = sum + load<Isa>(c + at);
+        if (to.residual) sum = sum + load<Isa>(to.residual + at);
+        store<Isa>(c + at, sum);
+      }
+    }
+  }
+
+ private:
+  static GLADIUS_INLINE void multiply(int64_t k, const float* a, int64_t a_step, const float* b,
+                                      int64_t b_step, Sums& sums) {
+    for (int64_t p = 0; p < k; ++p, a += a_step, b += b_step) {
+      V columns[vectors];
+#pragma GCC unroll 8
+      for (int j = 0; j < vectors; ++j) columns[j] = load<Isa>(b + j * lanes<Isa>);
+#pragma GCC unroll 64
+      for (int i = 0; i < R; ++i) {
+        const V row(a[i * RowStride]);
+#pragma GCC unroll 8
+        for (int j = 0; j < vectors; ++j) sums[i][j] = Panels::multiply_add(row, columns[j], sums[i][j]);
+      }
+    }
+  }
+};
+
+template <class Isa>
+using RegisterTileFunction = void (*)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t,
+                                      TileStore, Ahead<Isa>);
+
+// register_tiles<Isa, Panels, RowStride>.of_rows[R - 1] computes R rows.
+template <class Isa>
+struct RegisterTileTable {
+  RegisterTileFunction<Isa> of_rows[Isa::gemm_rows];
+};
+template <class Isa, class Panels, int RowStride, size_t... I>
+constexpr RegisterTileTable<Isa> make_register_tiles(std::index_sequence<I...>) {
+  return {{&RegisterTile<Isa, Panels, static_cast<int>(I) + 1, RowStride>::run...}};
+}
+template <class Isa, class Panels, int RowStride>
+inline constexpr RegisterTileTable<Isa> register_tiles =
+    make_register_tiles<Isa, Panels, RowStride>(std::make_index_sequence<Isa::gemm_rows>());
+
+}  // namespace gladius::cpu
