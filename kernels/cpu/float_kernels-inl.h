@@ -16,8 +16,8 @@ FloatKernels make_float_kernels() {
   f.gemm_cols = Gemm<Isa, F32Panels<Isa>>::cols;
   f.gemm = Gemm<Isa, F32Panels<Isa>>::run;
   f.few_rows_tile = FewRows<Isa>::run;
-  f.attention = Attention<Isa>::forward;
-  f.attention_backward = Attention<Isa>::backward;
+  f.attention = AttentionForward<Isa>::run;
+  f.attention_backward = AttentionBackward<Isa>::run;
   f.rms_norm = Rows<Isa>::rms_norm;
   f.rms_norm_backward = Rows<Isa>::rms_norm_backward;
   f.rms_norm_backward_weight = Rows<Isa>::rms_norm_backward_weight;

@@ -82,12 +82,11 @@ struct AttentionBackwardTask {
 };
 
 inline constexpr int64_t attention_rows = 64;        // query rows of a tile
-inline constexpr int64_t attention_keys = 64;        // keys of a tile
+inline constexpr int64_t attention_keys = 112;       // keys of a tile
 inline constexpr int64_t attention_max_width = 256;  // widest head that the tiled kernels take
-static_assert(attention_keys <= attention_rows);     // tiles of keys have the room of tiles of rows
-// Nine tiles of rows or keys by head width, two of scores, and a few values a row.
-inline constexpr int64_t attention_scratch =
-    9 * attention_rows * attention_max_width + 2 * attention_rows * attention_keys + 32 * attention_rows;
+// Five tiles of rows and one of keys by head width, two of scores, and a few values a row.
+inline constexpr int64_t attention_scratch = (5 * attention_rows + attention_keys) * attention_max_width +
+                                             2 * attention_rows * attention_keys + 8 * attention_rows;
 
 // dw of RMSNorm for the columns [begin, end), summed over all M rows.
 struct NormWeightTask {

@@ -54,40 +54,12 @@ struct Gemm {
                            ceil_div(rows, work.height) * work.across);
       for (int64_t j = 0; j < t.cols; j += cols) {
         for (int64_t i = 0; i < rows; i += work.height) {
-          tile(t, {i0 + i, j, smaller(work.height, rows - i), smaller(cols, t.cols - j)},
-               {words, work.a + i * words, work.height, work.b + j * words}, to, {&next_a, &next_b});
+          const int64_t at = (i0 + i) * t.c_stride + j;
+          multiply_tile<Isa, Panels, false>(
+              smaller(work.height, rows - i), smaller(cols, t.cols - j),
+              {words, work.a + i * words, 1, work.height, work.b + j * words, cols}, t.c + at, t.c_stride,
+              {to.add, to.residual ? to.residual + at : nullptr}, {&next_a, &next_b});
         }
-      }
-    }
-  }
-
-  struct Place {
-    int64_t i, j, rows, cols;  // of C
-  };
-  struct Factors {
-    int64_t words;
-    const float* a;
-    int64_t height;
-    const float* b;
-  };
-
-  static GLADIUS_INLINE void tile(const GemmTask& t, const Place& at, const Factors& f, TileStore to,
-                                  Ahead<Isa> ahead) {
-    float* c = t.c + at.i * t.c_stride + at.j;
-    const float* residual = to.residual ? to.residual + at.i * t.c_stride + at.j : nullptr;
-    const RegisterTileFunction<Isa> multiply = register_tiles<Isa, Panels, 1>.of_rows[at.rows - 1];
-    if (at.cols == cols)
-      return multiply(f.words, f.a, f.height, f.b, cols, c, t.c_stride, {to.add, residual}, ahead);
-    // A partial tile is computed whole, aside, and its columns within C are copied out.
-    alignas(64) float whole[Isa::gemm_rows * cols];
-    multiply(f.words, f.a, f.height, f.b, cols, whole, cols, {false, nullptr}, ahead);
-    for (int64_t i = 0; i < at.rows; ++i) {
-      for (int64_t j = 0; j < at.cols; ++j) {
-        const int64_t x = i * t.c_stride + j;
-        float sum = whole[i * cols + j];
-        if (to.add) sum += c[x];
-        if (residual) sum += residual[x];
-        c[x] = sum;
       }
     }
   }

@@ -65,32 +65,43 @@ struct Ahead {
   Prefetch<Isa>*a = nullptr, *b = nullptr;
 };
 
-// C[R, gemm_cols] (+)= A·B (+ residual), k words long. Word (i, p) of A is a[i * RowStride + p * a_step],
-// line p of B is at b + p * b_step: RowStride 1 reads panels and transposes, another one reads rows of a
-// fixed-size tile.
-template <class Isa, class Panels, int R, int RowStride>
+// The factors of a register tile's product, k words long: word (i, p) of A is a[i * a_row + p * a_step], line
+// p of B is at b + p * b_step.
+struct TileFactors {
+  int64_t k;
+  const float* a;
+  int64_t a_row, a_step;
+  const float* b;
+  int64_t b_step;
+};
+
+// C[R, gemm_cols] (+)= A·B (+ residual). In a panel or a transpose the rows of A are neighbours (a_row is 1);
+// otherwise they are Strided.
+template <class Isa, class Panels, int R, bool Strided>
 struct RegisterTile {
   using V = Vec<Isa>;
   static constexpr int vectors = Isa::gemm_vectors;
-  using Sums = V[R][vectors];
+  static constexpr int bases = Strided ? (R + 2) / 3 : 1;  // row i is at bases[i / 3], 0 to 2 rows on
 
-  static void run(int64_t k, const float* a, int64_t a_step, const float* b, int64_t b_step, float* c,
-                  int64_t c_stride, TileStore to, Ahead<Isa> ahead) {
-    Sums sums;
+  static void run(const TileFactors& f, float* c, int64_t c_stride, TileStore to, Ahead<Isa> ahead) {
+    V sums[R][vectors];
 #pragma GCC unroll 64
     for (int i = 0; i < R; ++i)
 #pragma GCC unroll 8
       for (int j = 0; j < vectors; ++j) sums[i][j] = V(0.0f);
-    // C is asked for early, a row at a time: its lines come while others are multiplied.
-    const int64_t steps = k / R;
-    for (int i = 0; i < R; ++i, a += steps * a_step, b += steps * b_step) {
-      for (int64_t j = 0; j < vectors * lanes<Isa>; j += floats_per_line)
-        __builtin_prefetch(c + i * c_stride + j, 1);
-      if (ahead.a) ahead.a->fetch();
-      if (ahead.b) ahead.b->fetch();
-      multiply(steps, a, a_step, b, b_step, sums);
+    // C is asked for early, some rows at a time: its lines come while others are multiplied.
+    const int64_t parts = f.k < 64 ? 1 : f.k < 32 * R ? f.k / 32 : R, steps = f.k / parts;
+    const int64_t rows = (R + parts - 1) / parts;
+    for (int64_t part = 0; part < parts; ++part) {
+      for (int64_t i = part * rows; i < R && i < (part + 1) * rows; ++i) {
+        for (int64_t j = 0; j < vectors * lanes<Isa>; j += floats_per_line)
+          __builtin_prefetch(c + i * c_stride + j, 1);
+        if (ahead.a) ahead.a->fetch();
+        if (ahead.b) ahead.b->fetch();
+      }
+      const int64_t begin = part * steps;
+      multiply(f, begin, part + 1 < parts ? steps : f.k - begin, sums);
     }
-    multiply(k - R * steps, a, a_step, b, b_step, sums);
 #pragma GCC unroll 64
     for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 8
@@ -105,37 +116,63 @@ struct RegisterTile {
   }
 
  private:
-  static GLADIUS_INLINE void multiply(int64_t k, const float* a, int64_t a_step, const float* b,
-                                      int64_t b_step, Sums& sums) {
-    for (int64_t p = 0; p < k; ++p, a += a_step, b += b_step) {
+  static GLADIUS_INLINE void multiply(const TileFactors& f, int64_t begin, int64_t steps,
+                                      V (&sums)[R][vectors]) {
+    const float* a[bases];
+    for (int i = 0; i < bases; ++i) a[i] = f.a + 3 * i * f.a_row + begin * f.a_step;
+    const int64_t a_row = Strided ? f.a_row : 1, a_step = f.a_step, b_step = f.b_step;
+    const float* b = f.b + begin * b_step;
+    for (int64_t p = 0; p < steps; ++p, b += b_step) {
       V columns[vectors];
 #pragma GCC unroll 8
       for (int j = 0; j < vectors; ++j) columns[j] = load<Isa>(b + j * lanes<Isa>);
 #pragma GCC unroll 64
       for (int i = 0; i < R; ++i) {
-        const V row(a[i * RowStride]);
+        const V row(Strided ? a[i / 3][i % 3 * a_row] : a[0][i]);
 #pragma GCC unroll 8
         for (int j = 0; j < vectors; ++j) sums[i][j] = Panels::multiply_add(row, columns[j], sums[i][j]);
       }
+#pragma GCC unroll 16
+      for (int i = 0; i < bases; ++i) a[i] += a_step;
     }
   }
 };
 
 template <class Isa>
-using RegisterTileFunction = void (*)(int64_t, const float*, int64_t, const float*, int64_t, float*, int64_t,
-                                      TileStore, Ahead<Isa>);
+using RegisterTileFunction = void (*)(const TileFactors&, float*, int64_t, TileStore, Ahead<Isa>);
 
-// register_tiles<Isa, Panels, RowStride>.of_rows[R - 1] computes R rows.
+// register_tiles<Isa, Panels, Strided>.of_rows[R - 1] computes R rows.
 template <class Isa>
 struct RegisterTileTable {
   RegisterTileFunction<Isa> of_rows[Isa::gemm_rows];
 };
-template <class Isa, class Panels, int RowStride, size_t... I>
+template <class Isa, class Panels, bool Strided, size_t... I>
 constexpr RegisterTileTable<Isa> make_register_tiles(std::index_sequence<I...>) {
-  return {{&RegisterTile<Isa, Panels, static_cast<int>(I) + 1, RowStride>::run...}};
+  return {{&RegisterTile<Isa, Panels, static_cast<int>(I) + 1, Strided>::run...}};
 }
-template <class Isa, class Panels, int RowStride>
+template <class Isa, class Panels, bool Strided>
 inline constexpr RegisterTileTable<Isa> register_tiles =
-    make_register_tiles<Isa, Panels, RowStride>(std::make_index_sequence<Isa::gemm_rows>());
+    make_register_tiles<Isa, Panels, Strided>(std::make_index_sequence<Isa::gemm_rows>());
+
+// Computes `rows` × `cols` elements of C, at most a register tile. Where they are fewer columns, the tile is
+// computed whole, aside, and its columns within C are copied out: lines of B must be readable as whole ones.
+template <class Isa, class Panels, bool Strided>
+GLADIUS_INLINE void multiply_tile(int64_t rows, int64_t cols, const TileFactors& f, float* c,
+                                  int64_t c_stride, TileStore to, Ahead<Isa> ahead) {
+  constexpr int64_t tile_cols = Isa::gemm_vectors * lanes<Isa>;
+  const RegisterTileFunction<Isa> multiply = register_tiles<Isa, Panels, Strided>.of_rows[rows - 1];
+  if (cols == tile_cols) return multiply(f, c, c_stride, to, ahead);
+  alignas(64) float whole[Isa::gemm_rows * tile_cols];
+  multiply(f, whole, tile_cols, {false, nullptr}, ahead);
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = 0; j < cols; ++j) {
+      const int64_t at = i * c_stride + j;
+      float sum = whole[i * tile_cols + j];
+      if (to.add) sum += c[at];
+      if (to.residual) sum += to.residual[at];
+      c[at] = sum;
+    }
+  }
+}
 
 }  // namespace gladius::cpu
