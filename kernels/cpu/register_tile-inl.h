@@ -90,7 +90,7 @@ struct RegisterTile {
 #pragma GCC unroll 8
       for (int j = 0; j < vectors; ++j) sums[i][j] = V(0.0f);
     // C is asked for early, some rows at a time: its lines come while others are multiplied.
-    const int64_t parts = f.k < 64 ? 1 : f.k < 32 * R ? f.k / 32 : R, steps = f.k / parts;
+    const int64_t parts = f.k < 64 ? 1 : f.k < 224 ? f.k / 32 : 7, steps = f.k / parts;
     const int64_t rows = (R + parts - 1) / parts;
     for (int64_t part = 0; part < parts; ++part) {
       for (int64_t i = part * rows; i < R && i < (part + 1) * rows; ++i) {
