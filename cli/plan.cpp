@@ -6,13 +6,14 @@
 #include "cli/commands.h"
 #include "cli/machine.h"
 #include "cli/model_source.h"
+#include "cli/precision.h"
 #include "cli/terminal.h"
 
 namespace gladius::cli {
 namespace {
 
 struct PlanOptions {
-  std::string model = "gladius-125m";
+  std::string model = "gladius-125m", precision = "fp32";
   int64_t batch = 4, context = 0, accum = 1, steps = 1000;
   bool measure = true;
   ComputeOptions compute;
@@ -47,11 +48,12 @@ void run(PlanOptions o) {
     return;
   }
 
-  const TimePlan time = measure_time(config, o.batch, o.context, *backend);
+  const Precision precision = choose_precision(o.precision, config, o.batch, o.context, *backend);
+  const TimePlan time = measure_time(config, o.batch, o.context, *backend, precision);
   const double seconds = time.micro_batch * static_cast<double>(o.accum) + time.optimiser;
-  fmt::print("time        {:.3f} s a step, {:.0f} tokens/s with {} thread{} on {} (measured)\n", seconds,
-             static_cast<double>(tokens) / seconds, backend->threads(), backend->threads() == 1 ? "" : "s",
-             backend->name());
+  fmt::print("time        {:.3f} s a step, {:.0f} tokens/s in {} with {} thread{} on {} (measured)\n",
+             seconds, static_cast<double>(tokens) / seconds, precision_name(precision), backend->threads(),
+             backend->threads() == 1 ? "" : "s", backend->name());
   fmt::print("whole run   {} steps, {} tokens: {}\n", grouped(o.steps),
              tokens_text(static_cast<double>(o.steps) * static_cast<double>(tokens)),
              human_seconds(seconds * static_cast<double>(o.steps)));
@@ -79,6 +81,7 @@ void add_plan(CLI::App& app) {
       ->check(whole(1, kMostSteps))
       ->capture_default_str();
   command->add_flag("!--no-measure", o->measure, "Only count: do not time a step (which needs the memory)");
+  add_precision_option(*command, o->precision);
   add_compute_options(*command, o->compute);
   command->footer("Example:\n  gladius plan --model gladius-125m --batch 4 --context 256 --steps 20000");
   command->callback([o] { run(*o); });

@@ -10,6 +10,7 @@
 #include "cli/exports.h"
 #include "cli/machine.h"
 #include "cli/model_source.h"
+#include "cli/precision.h"
 #include "cli/terminal.h"
 #include "cli/train_progress.h"
 #include "train/folder_lock.h"
@@ -24,7 +25,7 @@ namespace fs = std::filesystem;
 
 struct Options {
   std::vector<fs::path> inputs, validation_inputs;
-  std::string out, model = "gladius-tiny", tokenizer, init_from, cache;
+  std::string out, model = "gladius-tiny", tokenizer, init_from, cache, precision = "fp32";
   double epochs = 1, lr = 1e-3, validation = 0.05;
   int64_t steps = 0, context = 0, vocab = 0;
   std::optional<double> min_lr;
@@ -175,6 +176,14 @@ std::optional<FoundCheckpoint> find_resumed(const Options& o) {
   return found;
 }
 
+// A run keeps the precision that it began with: "auto" chooses once.
+Precision run_precision(const Options& o, const FoundCheckpoint* found, const Config& config,
+                        const TrainSettings& settings, Backend& backend) {
+  const bool keeps = o.precision == "auto" && found;
+  return choose_precision(keeps ? precision_of(found->checkpoint.state) : o.precision, config, settings.batch,
+                          settings.context, backend);
+}
+
 // Goes on from a checkpoint. Says what changed since, and refuses unless that is allowed.
 void resume(const Options& o, const FoundCheckpoint& found, Trainer& trainer, const Vocab& vocab) {
   const std::vector<std::string> changes =
@@ -237,7 +246,8 @@ void run(const Options& o) {
   catch_interrupts();  // from here on there is something to save
   const std::shared_ptr<const Tokenizer> tokenizer = make_tokenizer(vocab, o.tokenizer);
   const Data data = prepare_data(o, texts, *tokenizer, backend->threads());
-  const TrainSettings settings = settle(o, config, data.splits);
+  TrainSettings settings = settle(o, config, data.splits);
+  settings.precision = run_precision(o, found ? &*found : nullptr, config, settings, *backend);
   if (o.init_from.empty()) model = new_model(config, o.settings.seed, *pool, backend->threads());
 
   note("{}: {} parameters, {} on {} thread{}\n", config.name, grouped(config.parameters()), backend->name(),
@@ -370,6 +380,7 @@ void add_train(CLI::App& app) {
   add_model_options(*command, *o);
   add_schedule_options(*command, *o);
   add_run_options(*command, *o);
+  add_precision_option(*command, o->precision);
   add_compute_options(*command, o->compute);
   command->footer(
       "Example:\n  gladius train corpus.txt --out run --model gladius-tiny --epochs 4 --batch 16 "

@@ -13,7 +13,8 @@ namespace gladius {
 struct Context {
   Backend& backend;
   BufferPool& pool;
-  Tape* tape = nullptr;  // null: nothing is recorded (inference)
+  Tape* tape = nullptr;                   // null: nothing is recorded (inference)
+  Precision precision = Precision::fp32;  // of products with F32 weights, forward and backward
 
   // Whether an operation on these inputs has to record its backward step.
   template <class... T>

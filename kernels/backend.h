@@ -28,8 +28,16 @@
 
 namespace gladius {
 
+// What the F32 factors of a matrix product are rounded to before they are multiplied; sums are F32. BF16
+// products are faster where the CPU has instructions for them, and the same elsewhere.
+enum class Precision { fp32, bf16 };
+constexpr std::string_view precision_name(Precision precision) {
+  return precision == Precision::bf16 ? "bf16" : "fp32";
+}
+
 struct MatmulDims {
   int64_t M, N, K;  // C[M,N], summed over K
+  Precision precision = Precision::fp32;
 };
 
 // What happens to a matrix product's sum before it is stored: C = sum (+ C if accumulate) (+ residual).
@@ -82,7 +90,8 @@ struct RopeDims {
 };
 
 struct LossDims {
-  int64_t M, C, V;  // hidden rows, their width, vocabulary
+  int64_t M, C, V;                        // hidden rows, their width, vocabulary
+  Precision precision = Precision::fp32;  // of the products with the head
 };
 
 // Room for the logits of some rows at a time.

@@ -475,6 +475,9 @@ TEST_CASE("a changed invocation is told line by line") {
         Lines{"the number of steps was 100, now 200"});
   CHECK(with_state([](TrainState& s) { s.options["batch"] = int64_t{8}; }) == Lines{"--batch was 4, now 8"});
   CHECK(with_state([](TrainState& s) { s.options["clip"] = 0.5; }) == Lines{"--clip was 1, now 0.5"});
+  CHECK(with_state([](TrainState& s) { s.options["precision"] = std::string("fp32"); }).empty());
+  CHECK(with_state([](TrainState& s) { s.options["precision"] = std::string("bf16"); }) ==
+        Lines{"--precision was fp32, now bf16"});
   CHECK(with_state([](TrainState& s) { s.options["skip"] = true; }) == Lines{"--skip was false, now true"});
   CHECK(with_state([](TrainState& s) { s.options.erase("model"); }) ==
         Lines{"--model was tiny, now it is not given"});

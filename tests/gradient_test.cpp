@@ -158,7 +158,7 @@ TEST_CASE("linear: gradients of input, weight and residual") {
                    },
                    [=](const auto& in) {
                      Doubles y(M * N);
-                     reference::matmul_nt(M, N, K, in[0].data(), in[1].data(), y.data(), false,
+                     reference::matmul_nt({M, N, K}, in[0].data(), in[1].data(), y.data(), false,
                                           with_residual ? in[2].data() : nullptr);
                      return y;
                    },

@@ -1,6 +1,7 @@
 // Matrix products of every form against the definition in double.
 #include <algorithm>
 
+#include "kernels/half.h"
 #include "kernels/reference/matmul.h"
 #include "tests/kernels_support.h"
 
@@ -19,9 +20,9 @@ void run(Backend& backend, Form form, MatmulDims d, const float* A, const float*
 
 void reference_run(Form form, MatmulDims d, const double* A, const double* B, double* C, bool accumulate,
                    const double* residual) {
-  if (form == Form::nt) reference::matmul_nt(d.M, d.N, d.K, A, B, C, accumulate, residual);
-  if (form == Form::nn) reference::matmul_nn(d.M, d.N, d.K, A, B, C, accumulate, residual);
-  if (form == Form::tn) reference::matmul_tn(d.M, d.N, d.K, A, B, C, accumulate, residual);
+  if (form == Form::nt) reference::matmul_nt(d, A, B, C, accumulate, residual);
+  if (form == Form::nn) reference::matmul_nn(d, A, B, C, accumulate, residual);
+  if (form == Form::tn) reference::matmul_tn(d, A, B, C, accumulate, residual);
 }
 
 struct Case {
@@ -31,13 +32,15 @@ struct Case {
   int64_t misalign;
 };
 
-// |error| <= (K + 3) u (|A| |B| + |C| + |residual|): K products, then two additions.
+// |error| <= (K + 3) u (|A| |B| + |C| + |residual|): K products, then two additions. BF16 factors are rounded
+// exactly as the definition says, so that the same bound holds.
 void check_matmul(Backend& backend, const Case& c, Random& random) {
   const MatmulDims d = c.d;
   CAPTURE(d.M);
   CAPTURE(d.N);
   CAPTURE(d.K);
   CAPTURE(static_cast<int>(c.form));
+  CAPTURE(precision_name(d.precision));
   const Array A(random, d.M * d.K, c.misalign), B(random, d.N * d.K, c.misalign),
       R(random, d.M * d.N, c.misalign);
   Array C(random, d.M * d.N, c.misalign);
@@ -54,6 +57,7 @@ void check_matmul(Backend& backend, const Case& c, Random& random) {
 }
 
 constexpr Form forms[] = {Form::nt, Form::nn, Form::tn};
+constexpr Precision precisions[] = {Precision::fp32, Precision::bf16};
 
 TEST_CASE("matrix products: every number of rows and columns up to two register tiles") {
   for_each_isa([](Backend& backend) {
@@ -63,7 +67,7 @@ TEST_CASE("matrix products: every number of rows and columns up to two register 
       for (int64_t N = 1; N <= 66; N += step)
         for (const Form form : forms)
           check_matmul(backend,
-                       {{M, N, 1 + random.below(40)},
+                       {{M, N, 1 + random.below(40), precisions[random.below(2)]},
                         form,
                         random.below(2) == 1,
                         random.below(2) == 1,
@@ -78,23 +82,28 @@ TEST_CASE("matrix products: every tail of the summed dimension, aligned and not"
     for (int64_t K = 0; K <= 33; ++K)
       for (const Form form : forms)
         for (const int64_t M : {1, 2, 5, 8, 9})
-          check_matmul(backend, {{M, 19, K}, form, K % 2 == 1, K % 3 == 0, K % 4}, random);
+          for (const Precision precision : precisions)
+            check_matmul(backend, {{M, 19, K, precision}, form, K % 2 == 1, K % 3 == 0, K % 4}, random);
   });
 }
 
 TEST_CASE("matrix products: around the borders of blocks") {
   for_each_isa([](Backend& backend) {
     Random random(3);
-    for (const int64_t K : {383, 384, 385, 769, 1151, 1152, 1153, 1600})
-      for (const Form form : forms) check_matmul(backend, {{15, 33, K}, form, K % 2 == 1, true, 1}, random);
+    for (const int64_t K : {255, 256, 257, 511, 513, 1025})
+      for (const Form form : forms)
+        for (const Precision precision : precisions)
+          check_matmul(backend, {{15, 33, K, precision}, form, K % 2 == 1, true, 1}, random);
     if (small_tests()) return;
     for (const int64_t M : {83, 84, 85, 1023, 1025})
       for (const Form form : forms) check_matmul(backend, {{M, 35, 9}, form, true, false, 0}, random);
     for (const int64_t N : {255, 257, 2047, 2048, 2050})
       for (const Form form : forms) check_matmul(backend, {{11, N, 9}, form, false, true, 0}, random);
-    check_matmul(backend, {{100, 2100, 300}, Form::nt, true, true, 3}, random);
-    check_matmul(backend, {{1030, 300, 70}, Form::tn, true, false, 3}, random);
-    check_matmul(backend, {{30, 90, 2400}, Form::nn, false, true, 3}, random);
+    for (const Precision precision : precisions) {
+      check_matmul(backend, {{100, 2100, 300, precision}, Form::nt, true, true, 3}, random);
+      check_matmul(backend, {{1030, 300, 70, precision}, Form::tn, true, false, 3}, random);
+      check_matmul(backend, {{30, 90, 2400, precision}, Form::nn, false, true, 3}, random);
+    }
   });
 }
 
@@ -127,17 +136,32 @@ TEST_CASE("a row's product does not depend on how many rows are multiplied with 
   });
 }
 
+TEST_CASE("factors are rounded to BF16 to nearest, ties to even") {
+  for_each_isa([](Backend& backend) {
+    // Halfway between neighbours (2^-8 at 1), just beside, and so large that it rounds to infinity.
+    const float values[] = {1.0f + 0x1p-8f,     1.0f + 3 * 0x1p-8f, 1.0f + 0x1.02p-8f,
+                            -1.0f - 0x1.fep-9f, 0x1.ffp127f,        0.1f};
+    for (const float value : values) {
+      Array A(1, 0, value), B(33, 0, 1.0f), C(33);
+      backend.matmul_nt({1, 33, 1, Precision::bf16}, A, B, C, {});
+      for (int64_t i = 0; i < 33; ++i) CHECK(C[i] == bf16_to_f32(f32_to_bf16(value)));
+    }
+  });
+}
+
 TEST_CASE("matrix products keep infinities and NaN") {
   for_each_isa([](Backend& backend) {
-    for (const int64_t M : {1, 20}) {
-      Array A(M * 9, 0, 1.0f), B(33 * 9, 0, 1.0f), C(M * 33);
-      A[0] = INFINITY;
-      B[9] = NAN;
-      backend.matmul_nt({M, 33, 9}, A, B, C, {});
-      CHECK(C[0] == INFINITY);
-      CHECK(std::isnan(C[1]));
-      CHECK(C[2] == INFINITY);
-      if (M > 1) CHECK(C[33 * 1] == 9.0f);
+    for (const Precision precision : precisions) {
+      for (const int64_t M : {1, 20}) {
+        Array A(M * 9, 0, 1.0f), B(33 * 9, 0, 1.0f), C(M * 33);
+        A[0] = INFINITY;
+        B[9] = NAN;
+        backend.matmul_nt({M, 33, 9, precision}, A, B, C, {});
+        CHECK(C[0] == INFINITY);
+        CHECK(std::isnan(C[1]));
+        CHECK(C[2] == INFINITY);
+        if (M > 1) CHECK(C[33 * 1] == 9.0f);
+      }
     }
   });
 }

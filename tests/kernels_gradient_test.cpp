@@ -71,12 +71,12 @@ TEST_CASE("gradients of a linear layer: y = x W^T") {
     Array dx(M * K), dW(N * K);
     backend.matmul_nn({M, K, N}, dy, W, dx, {});
     backend.matmul_tn({N, K, M}, dy, x, dW, {});
-    reference::matmul_nn(M, K, N, dy.magnitudes().data(), W.magnitudes().data(), bound_x.data());
-    reference::matmul_tn(N, K, M, dy.magnitudes().data(), x.magnitudes().data(), bound_W.data());
+    reference::matmul_nn({M, K, N}, dy.magnitudes().data(), W.magnitudes().data(), bound_x.data());
+    reference::matmul_tn({N, K, M}, dy.magnitudes().data(), x.magnitudes().data(), bound_W.data());
     for (double& b : bound_x) b *= roundings(double(N + 1));
     for (double& b : bound_W) b *= roundings(double(M + 1));
     const auto loss = [&](const std::vector<double>& input, const std::vector<double>& weight) {
-      reference::matmul_nt(M, N, K, input.data(), weight.data(), y.data());
+      reference::matmul_nt({M, N, K}, input.data(), weight.data(), y.data());
       return weighted_sum(c, y);
     };
     const double magnitude = norm1(c) * double(K);

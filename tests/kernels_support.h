@@ -48,9 +48,13 @@ inline std::vector<std::string> runnable_isas() {
 inline std::vector<std::string> float_isas() {
   const std::vector<cpu::Isa>& isas = cpu::cpu_isas();
   std::vector<std::string> names;
-  for (size_t i = 0; i < isas.size(); ++i)
-    if (isas[i].runnable && (i == 0 || isas[i].table().f.gemm != isas[i - 1].table().f.gemm))
-      names.emplace_back(isas[i].name);
+  for (size_t i = 0; i < isas.size(); ++i) {
+    const auto own = [&] {
+      const cpu::FloatKernels &f = isas[i].table().f, &before = isas[i - 1].table().f;
+      return f.gemm != before.gemm || f.gemm_bf16 != before.gemm_bf16;
+    };
+    if (isas[i].runnable && (i == 0 || own())) names.emplace_back(isas[i].name);
+  }
   return names.empty() ? runnable_isas() : names;
 }
 

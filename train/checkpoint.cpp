@@ -237,12 +237,27 @@ void remove_checkpoints_after(const fs::path& folder, int64_t step) {
 
 namespace {
 
+constexpr char kPrecision[] = "precision";
+
+}  // namespace
+
+std::string precision_of(const TrainState& state) {
+  const auto option = state.options.find(kPrecision);
+  const auto* name = option == state.options.end() ? nullptr : std::get_if<std::string>(&option->second);
+  return name ? *name : std::string(precision_name(Precision::fp32));
+}
+
+namespace {
+
 std::string text_of(const OptionValue& value) {
   return std::visit([](const auto& held) { return fmt::format("{}", held); }, value);
 }
 
 void compare_options(const TrainState& saved, const TrainState& now, std::vector<std::string>& lines) {
+  if (precision_of(saved) != precision_of(now))
+    lines.push_back(fmt::format("--precision was {}, now {}", precision_of(saved), precision_of(now)));
   for (const auto& [name, value] : saved.options) {
+    if (name == kPrecision) continue;
     const auto other = now.options.find(name);
     if (other == now.options.end()) {
       lines.push_back(fmt::format("--{} was {}, now it is not given", name, text_of(value)));
@@ -251,7 +266,7 @@ void compare_options(const TrainState& saved, const TrainState& now, std::vector
     }
   }
   for (const auto& [name, value] : now.options) {
-    if (!saved.options.contains(name))
+    if (name != kPrecision && !saved.options.contains(name))
       lines.push_back(fmt::format("--{} was not given, now {}", name, text_of(value)));
   }
 }

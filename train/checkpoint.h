@@ -88,6 +88,9 @@ void prune_checkpoints(const std::filesystem::path& folder, const TrainState& st
 // Removes the checkpoints beyond a step: a run that resumes from an earlier one has other steps there.
 void remove_checkpoints_after(const std::filesystem::path& folder, int64_t step);
 
+// The name of the precision that a run began with; checkpoints from before it was an option are fp32.
+std::string precision_of(const TrainState& state);
+
 // What a new invocation would change in the run that a checkpoint holds, one readable line for each
 // difference
 // ("--lr was 0.001, now 0.002"). Empty when the run simply goes on.

@@ -3,14 +3,22 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <fstream>
+#include <limits>
 
 #include "engine/random.h"
 #include "train/train_step.h"
 
 namespace gladius {
 namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 Batch random_batch(const Config& config, int64_t B, int64_t T) {
   Batch batch{.B = B, .T = T, .tokens = {}, .targets = {}, .target_count = B * T};
@@ -50,13 +58,12 @@ MemoryPlan plan_memory(const Config& config, int64_t B, int64_t T, const Backend
   return plan;
 }
 
-TimePlan measure_time(const Config& config, int64_t B, int64_t T, Backend& backend) {
-  using Clock = std::chrono::steady_clock;
+TimePlan measure_time(const Config& config, int64_t B, int64_t T, Backend& backend, Precision precision) {
   const std::shared_ptr<BufferPool> pool = BufferPool::make();
   Context ctx{backend, *pool};
   Model model = new_model(config, 0, *pool, backend.threads());
   AdamW optimizer(AdamWOptions{}, model, ctx);
-  GradientStep step(backend, *pool, model, B, T);
+  GradientStep step(backend, *pool, model, B, T, precision);
   const Batch batch = random_batch(config, B, T);
   TimePlan plan{};
   for (int round = 0; round < 2; ++round) {  // the first one warms up: pages, caches, the pool
@@ -65,9 +72,30 @@ TimePlan measure_time(const Config& config, int64_t B, int64_t T, Backend& backe
     const auto middle = Clock::now();
     optimizer.step(ctx, model, 1e-4, optimizer.gradient_norm(ctx, model));
     plan.micro_batch = std::chrono::duration<double>(middle - start).count();
-    plan.optimiser = std::chrono::duration<double>(Clock::now() - middle).count();
+    plan.optimiser = seconds_since(middle);
   }
   return plan;
+}
+
+PrecisionTimes measure_precisions(const Config& config, int64_t B, int64_t T, Backend& backend) {
+  constexpr int kTries = 5;
+  const std::shared_ptr<BufferPool> pool = BufferPool::make();
+  const int64_t M = std::min<int64_t>(B * T, 4096), N = config.intermediate, K = config.hidden;
+  const Tensor x(*pool, DType::F32, {M, K}), w(*pool, DType::F32, {N, K}), y(*pool, DType::F32, {M, N});
+  for (const Tensor& tensor : {x, w}) backend.fill(tensor.shape().elements(), 0.5f, tensor.f32());
+  const auto time = [&](Precision precision) {
+    const auto start = Clock::now();
+    backend.matmul_nt({M, N, K, precision}, x.f32(), w.f32(), y.f32(), {});
+    backend.matmul_nn({M, K, N, precision}, y.f32(), w.f32(), x.f32(), {});
+    backend.matmul_tn({N, K, M, precision}, y.f32(), x.f32(), w.f32(), {});
+    return seconds_since(start);
+  };
+  PrecisionTimes times{std::numeric_limits<double>::max(), std::numeric_limits<double>::max()};
+  for (int i = 0; i < kTries; ++i) {  // in turns, so that a busy moment does not decide
+    times.fp32 = std::min(times.fp32, time(Precision::fp32));
+    times.bf16 = std::min(times.bf16, time(Precision::bf16));
+  }
+  return times;
 }
 
 size_t resident_bytes() {

@@ -29,7 +29,16 @@ MemoryPlan plan_memory(const Config& config, int64_t B, int64_t T, const Backend
 struct TimePlan {
   double micro_batch, optimiser;
 };
-TimePlan measure_time(const Config& config, int64_t B, int64_t T, Backend& backend);
+TimePlan measure_time(const Config& config, int64_t B, int64_t T, Backend& backend,
+                      Precision precision = Precision::fp32);
+
+// Seconds that the three products of a linear layer (forward, gradients of input and of weight) take in each
+// precision for B sequences of T tokens, the best of several tries: what a training step mostly consists of.
+struct PrecisionTimes {
+  double fp32, bf16;
+  Precision faster() const { return bf16 < fp32 ? Precision::bf16 : Precision::fp32; }
+};
+PrecisionTimes measure_precisions(const Config& config, int64_t B, int64_t T, Backend& backend);
 
 // Resident memory of this process in bytes, now and at its highest; 0 where the system does not say.
 size_t resident_bytes();

@@ -4,8 +4,9 @@
 
 namespace gladius {
 
-GradientStep::GradientStep(Backend& backend, BufferPool& pool, const Model& model, int64_t B, int64_t T)
-    : ctx_{backend, pool, nullptr},
+GradientStep::GradientStep(Backend& backend, BufferPool& pool, const Model& model, int64_t B, int64_t T,
+                           Precision precision)
+    : ctx_{backend, pool, nullptr, precision},
       model_(model),
       rope_table_(make_rope_table(model.config, T, pool)),
       inputs_(make_token_batch(B, T, pool)),

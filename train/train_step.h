@@ -14,7 +14,8 @@ namespace gladius {
 class GradientStep {
  public:
   // Micro-batches have B sequences of T tokens.
-  GradientStep(Backend& backend, BufferPool& pool, const Model& model, int64_t B, int64_t T);
+  GradientStep(Backend& backend, BufferPool& pool, const Model& model, int64_t B, int64_t T,
+               Precision precision = Precision::fp32);
 
   // Mean cross entropy (nats per target) over all targets of the micro-batches; every weight holds that
   // mean's gradient afterwards, however the targets are spread over the micro-batches. Throws Error when

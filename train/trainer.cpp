@@ -54,7 +54,7 @@ Trainer::Trainer(TrainSettings settings, Model model, std::shared_ptr<const Toke
       model_(std::move(model)),
       tokenizer_(std::move(tokenizer)),
       optimizer_(settings_.adamw, model_, ctx_),
-      gradients_(backend, *pool_, model_, settings_.batch, settings_.context),
+      gradients_(backend, *pool_, model_, settings_.batch, settings_.context, settings_.precision),
       training_(splits.training, settings_.context, window_start(tokenizer_->vocab()), settings_.seed),
       micro_batches_(static_cast<size_t>(settings_.accum)) {
   if (tokenizer_->vocab().size() != model_.config.vocab) {
@@ -70,6 +70,7 @@ Trainer::Trainer(TrainSettings settings, Model model, std::shared_ptr<const Toke
   state_.options = {{"batch", settings_.batch},
                     {"context", settings_.context},
                     {"accum", settings_.accum},
+                    {"precision", std::string(precision_name(settings_.precision))},
                     {"beta1", settings_.adamw.beta1},
                     {"beta2", settings_.adamw.beta2},
                     {"eps", settings_.adamw.eps},

@@ -23,6 +23,7 @@ struct TrainSettings {
   int64_t context = 256;         // tokens in a sequence
   int64_t accum = 1;             // micro-batches in a step
   uint64_t seed = 1;
+  Precision precision = Precision::fp32;
   Schedule schedule;  // total_steps ends the run
   AdamWOptions adamw;
   int64_t save_every =

@@ -6,7 +6,8 @@ namespace gladius {
 
 Tensor cross_entropy(Context& ctx, const Tensor& h, const Tensor& weight, const Tensor& targets, float scale,
                      const Tensor& losses) {
-  const LossDims dims{.M = h.shape().rows(), .C = h.shape()[-1], .V = weight.shape()[0]};
+  const LossDims dims{
+      .M = h.shape().rows(), .C = h.shape()[-1], .V = weight.shape()[0], .precision = ctx.precision};
   if (dims.V == 0 || weight.shape() != Shape{dims.V, dims.C} || targets.shape().elements() != dims.M) {
     fail("cross_entropy: h {} does not fit weight {} and targets {}", h.shape().text(), weight.shape().text(),
          targets.shape().text());

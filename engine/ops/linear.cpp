@@ -16,25 +16,27 @@ Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor&
   }
   Tensor y = ctx.empty({M, N});
   const Epilogue epilogue{.residual = residual.defined() ? residual.f32() : nullptr};
-  ctx.backend.matmul_weight({M, N, K}, x.f32(), {weight.dtype(), weight.data()}, y.f32(), epilogue);
+  ctx.backend.matmul_weight({M, N, K, ctx.precision}, x.f32(), {weight.dtype(), weight.data()}, y.f32(),
+                            epilogue);
 
   if (ctx.records(x, weight, residual)) {
     y.set_requires_grad(ctx.pool);
-    ctx.tape->record(y, [&backend = ctx.backend, &pool = ctx.pool, M, K, N, x, weight, residual, y] {
-      const float* dy = y.grad();
-      if (x.requires_grad()) {  // dx[M,K] = dy[M,N] · weight[N,K]
-        const auto dx = x.grad_target(pool);
-        backend.matmul_nn({M, K, N}, dy, weight.f32(), dx.data, {.accumulate = dx.accumulate});
-      }
-      if (weight.requires_grad()) {  // dweight[N,K] = dy[M,N]ᵀ · x[M,K]
-        const auto dW = weight.grad_target(pool);
-        backend.matmul_tn({N, K, M}, dy, x.f32(), dW.data, {.accumulate = dW.accumulate});
-      }
-      if (residual.requires_grad() && !residual.adopt_grad(y)) {  // dresidual = dy
-        const auto dr = residual.grad_target(pool);
-        backend.add(M * N, dr.data, dy, dr.data);
-      }
-    });
+    ctx.tape->record(
+        y, [&backend = ctx.backend, &pool = ctx.pool, p = ctx.precision, M, K, N, x, weight, residual, y] {
+          const float* dy = y.grad();
+          if (x.requires_grad()) {  // dx[M,K] = dy[M,N] · weight[N,K]
+            const auto dx = x.grad_target(pool);
+            backend.matmul_nn({M, K, N, p}, dy, weight.f32(), dx.data, {.accumulate = dx.accumulate});
+          }
+          if (weight.requires_grad()) {  // dweight[N,K] = dy[M,N]ᵀ · x[M,K]
+            const auto dW = weight.grad_target(pool);
+            backend.matmul_tn({N, K, M, p}, dy, x.f32(), dW.data, {.accumulate = dW.accumulate});
+          }
+          if (residual.requires_grad() && !residual.adopt_grad(y)) {  // dresidual = dy
+            const auto dr = residual.grad_target(pool);
+            backend.add(M * N, dr.data, dy, dr.data);
+          }
+        });
   }
   return y;
 }

@@ -50,19 +50,20 @@ void CpuBackend::gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, 
   const int64_t most_cols = packed_b_floats_ / gemm_block_k(d.K);
   const auto [rows, cols] = best_rectangle(d, {f_.gemm_rows, f_.gemm_cols}, most_cols, threads);
   const int64_t across = ceil_div(d.N, cols), tasks = across * ceil_div(d.M, rows);
+  const auto multiply = d.precision == Precision::bf16 ? f_.gemm_bf16 : f_.gemm;
   parallel_tasks(threads, tasks, [&](int64_t task, int worker) {
     const int64_t i = task / across * rows, j = task % across * cols, next = (task + threads) % across * cols;
-    f_.gemm({.rows = std::min(rows, d.M - i),
-             .cols = std::min(cols, d.N - j),
-             .k = d.K,
-             .a = A.from(i, 0),
-             .b = B.from(j, 0),
-             .c = C + i * d.N + j,
-             .c_stride = d.N,
-             .add = e.accumulate,
-             .residual = e.residual ? e.residual + i * d.N + j : nullptr,
-             .next_b = task + threads < tasks && next + cols <= d.N ? B.from(next, 0) : GemmOperand{},
-             .scratch = gemm_.data() + worker * (gemm_group_floats + packed_b_floats_)});
+    multiply({.rows = std::min(rows, d.M - i),
+              .cols = std::min(cols, d.N - j),
+              .k = d.K,
+              .a = A.from(i, 0),
+              .b = B.from(j, 0),
+              .c = C + i * d.N + j,
+              .c_stride = d.N,
+              .add = e.accumulate,
+              .residual = e.residual ? e.residual + i * d.N + j : nullptr,
+              .next_b = task + threads < tasks && next + cols <= d.N ? B.from(next, 0) : GemmOperand{},
+              .scratch = gemm_.data() + worker * (gemm_group_floats + packed_b_floats_)});
   });
 }
 
@@ -85,7 +86,7 @@ void CpuBackend::few_rows_product(MatmulDims d, const float* A, const float* B, 
 
 void CpuBackend::matmul_nt(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) {
   if (d.M == 0) return;
-  if (d.M <= few_rows)
+  if (d.M <= few_rows && d.precision == Precision::fp32)
     few_rows_product(d, A, B, C, e);
   else
     gemm(d, {A, d.K, true}, {B, d.K, true}, C, e);

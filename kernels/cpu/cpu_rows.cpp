@@ -85,7 +85,7 @@ void CpuBackend::linear_cross_entropy(LossDims d, const float* h, const float* W
   if (gradient && d.M == 0 && !g.dW.accumulate) fill(d.V * d.C, 0.0f, g.dW.data);
   for (int64_t begin = 0; begin < d.M; begin += logits.rows) {
     const int64_t rows = std::min(logits.rows, d.M - begin);
-    matmul_nt({rows, d.V, d.C}, h + begin * d.C, W, logits.data, {});
+    matmul_nt({rows, d.V, d.C, d.precision}, h + begin * d.C, W, logits.data, {});
     parallel_tasks(threads_, rows, [&](int64_t i, int) {
       float* z = logits.data + i * d.V;
       const int32_t target = targets[begin + i];
@@ -97,8 +97,8 @@ void CpuBackend::linear_cross_entropy(LossDims d, const float* h, const float* W
       }
     });
     if (!gradient) continue;
-    matmul_nn({rows, d.C, d.V}, logits.data, W, g.dh + begin * d.C, {});
-    matmul_tn({d.V, d.C, rows}, logits.data, h + begin * d.C, g.dW.data,
+    matmul_nn({rows, d.C, d.V, d.precision}, logits.data, W, g.dh + begin * d.C, {});
+    matmul_tn({d.V, d.C, rows, d.precision}, logits.data, h + begin * d.C, g.dW.data,
               {.accumulate = g.dW.accumulate || begin > 0});
   }
 }

@@ -78,7 +78,8 @@ struct Elementwise {
     store_first<Isa>(v + i, square, rest);
   }
 
-  // In double, so that squares of large floats do not overflow; a fixed order of additions, several at a time.
+  // In double, so that squares of large floats do not overflow; a fixed order of additions, several at a
+  // time.
   static double sum_of_squares(int64_t n, const float* x) {
     constexpr int64_t width = 8, parts = 8;
     using Doubles __attribute__((vector_size(width * sizeof(double)))) = double;

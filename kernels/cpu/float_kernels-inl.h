@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cpu/attention-inl.h"
+#include "kernels/cpu/bf16_panels-inl.h"
 #include "kernels/cpu/elementwise-inl.h"
 #include "kernels/cpu/float_kernels.h"
 #include "kernels/cpu/gemm-inl.h"
@@ -15,6 +16,7 @@ FloatKernels make_float_kernels() {
   f.gemm_rows = Isa::gemm_rows;
   f.gemm_cols = Gemm<Isa, F32Panels<Isa>>::cols;
   f.gemm = Gemm<Isa, F32Panels<Isa>>::run;
+  f.gemm_bf16 = Gemm<Isa, RoundedPanels<Isa>>::run;
   f.few_rows_tile = FewRows<Isa>::run;
   f.attention = AttentionForward<Isa>::run;
   f.attention_backward = AttentionBackward<Isa>::run;

@@ -101,6 +101,7 @@ struct FloatKernels {
 
   // ---- matrix products (gemm-inl.h) ----
   void (*gemm)(const GemmTask&);
+  void (*gemm_bf16)(const GemmTask&);  // factors rounded to BF16
   void (*few_rows_tile)(const FewRowsTile&);
 
   // ---- attention (attention-inl.h) ----

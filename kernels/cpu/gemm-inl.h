@@ -55,7 +55,7 @@ struct Gemm {
       for (int64_t j = 0; j < t.cols; j += cols) {
         for (int64_t i = 0; i < rows; i += work.height) {
           const int64_t at = (i0 + i) * t.c_stride + j;
-          multiply_tile<Isa, Panels, false>(
+          multiply_tile<Isa, typename Panels::Words, false>(
               smaller(work.height, rows - i), smaller(cols, t.cols - j),
               {words, work.a + i * words, 1, work.height, work.b + j * words, cols}, t.c + at, t.c_stride,
               {to.add, to.residual ? to.residual + at : nullptr}, {&next_a, &next_b});

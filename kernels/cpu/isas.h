@@ -9,8 +9,8 @@ namespace gladius::cpu {
 
 struct Isa {
   const char* name;
-  bool runnable;       // the CPU and the operating system support it
-  const char* reason;  // why not, e.g. "the CPU lacks AVX512_VNNI"; empty when runnable
+  bool runnable;                  // the CPU and the operating system support it
+  const char* reason;             // why not, e.g. "the CPU lacks AVX512_VNNI"; empty when runnable
   const KernelTable& (*table)();  // call it only when runnable
 };
 

@@ -13,6 +13,7 @@ namespace gladius::cpu {
 template <class Isa>
 struct F32Panels {
   using V = Vec<Isa>;
+  using Words = F32Panels;  // what register tiles multiply
   static constexpr int64_t per_word = 1;
   // Words from what is contiguous along the summed dimension, a vector of them.
   static GLADIUS_INLINE V along(const float* x) { return load<Isa>(x); }

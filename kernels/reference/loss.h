@@ -33,11 +33,11 @@ void linear_cross_entropy(const LossDims& d, const T* h, const T* W, const int32
   if (dW && d.M == 0 && !accumulate_dW) std::fill(dW, dW + d.V * d.C, T(0));
   for (int64_t m = 0; m < d.M; m += chunk_rows) {
     const int64_t rows = std::min(chunk_rows, d.M - m);
-    matmul_nt(rows, d.V, d.C, h + m * d.C, W, logits);
+    matmul_nt({rows, d.V, d.C, d.precision}, h + m * d.C, W, logits);
     cross_entropy(rows, d.V, logits, targets + m, grad_scale, dh != nullptr, losses + m);
     if (!dh) continue;
-    matmul_nn(rows, d.C, d.V, logits, W, dh + m * d.C);
-    matmul_tn(d.V, d.C, rows, logits, h + m * d.C, dW, accumulate_dW || m > 0);
+    matmul_nn({rows, d.C, d.V, d.precision}, logits, W, dh + m * d.C);
+    matmul_tn({d.V, d.C, rows, d.precision}, logits, h + m * d.C, dW, accumulate_dW || m > 0);
   }
 }
 

@@ -3,6 +3,9 @@
 
 #include <cstdint>
 
+#include "kernels/backend.h"
+#include "kernels/half.h"
+
 namespace gladius::reference {
 
 // A matrix or its transpose: element (i, k) is data[i * row + k * step].
@@ -10,7 +13,11 @@ template <class T>
 struct Strided {
   const T* data;
   int64_t row, step;
-  double at(int64_t i, int64_t k) const { return double(data[i * row + k * step]); }
+  Precision precision = Precision::fp32;
+  double at(int64_t i, int64_t k) const {
+    const T x = data[i * row + k * step];
+    return precision == Precision::bf16 ? double(bf16_to_f32(f32_to_bf16(float(x)))) : double(x);
+  }
 };
 
 // C[M,N] = sum_k A(m, k) * B(n, k) (+ C) (+ residual).
@@ -30,23 +37,26 @@ void matmul(int64_t M, int64_t N, int64_t K, Strided<T> A, Strided<T> B, T* C, b
 
 // C[M,N] = A[M,K] · B[N,K]ᵀ
 template <class T>
-void matmul_nt(int64_t M, int64_t N, int64_t K, const T* A, const T* B, T* C, bool accumulate = false,
+void matmul_nt(MatmulDims d, const T* A, const T* B, T* C, bool accumulate = false,
                const T* residual = nullptr) {
-  matmul(M, N, K, {A, K, 1}, {B, K, 1}, C, accumulate, residual);
+  matmul(d.M, d.N, d.K, Strided<T>{A, d.K, 1, d.precision}, Strided<T>{B, d.K, 1, d.precision}, C, accumulate,
+         residual);
 }
 
 // C[M,N] = A[M,K] · B[K,N]
 template <class T>
-void matmul_nn(int64_t M, int64_t N, int64_t K, const T* A, const T* B, T* C, bool accumulate = false,
+void matmul_nn(MatmulDims d, const T* A, const T* B, T* C, bool accumulate = false,
                const T* residual = nullptr) {
-  matmul(M, N, K, {A, K, 1}, {B, 1, N}, C, accumulate, residual);
+  matmul(d.M, d.N, d.K, Strided<T>{A, d.K, 1, d.precision}, Strided<T>{B, 1, d.N, d.precision}, C, accumulate,
+         residual);
 }
 
 // C[M,N] = A[K,M]ᵀ · B[K,N]
 template <class T>
-void matmul_tn(int64_t M, int64_t N, int64_t K, const T* A, const T* B, T* C, bool accumulate = false,
+void matmul_tn(MatmulDims d, const T* A, const T* B, T* C, bool accumulate = false,
                const T* residual = nullptr) {
-  matmul(M, N, K, {A, 1, M}, {B, 1, N}, C, accumulate, residual);
+  matmul(d.M, d.N, d.K, Strided<T>{A, 1, d.M, d.precision}, Strided<T>{B, 1, d.N, d.precision}, C, accumulate,
+         residual);
 }
 
 }  // namespace gladius::reference

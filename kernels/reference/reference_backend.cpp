@@ -25,13 +25,13 @@ class ReferenceBackend final : public Backend {
   size_t scratch_bytes() const override { return 0; }
 
   void matmul_nt(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override {
-    reference::matmul_nt(d.M, d.N, d.K, A, B, C, e.accumulate, e.residual);
+    reference::matmul_nt(d, A, B, C, e.accumulate, e.residual);
   }
   void matmul_nn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override {
-    reference::matmul_nn(d.M, d.N, d.K, A, B, C, e.accumulate, e.residual);
+    reference::matmul_nn(d, A, B, C, e.accumulate, e.residual);
   }
   void matmul_tn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override {
-    reference::matmul_tn(d.M, d.N, d.K, A, B, C, e.accumulate, e.residual);
+    reference::matmul_tn(d, A, B, C, e.accumulate, e.residual);
   }
 
   void matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) override {
