@@ -28,6 +28,7 @@ void check_loss(Backend& backend, const LossCase& c, Random& random) {
   CAPTURE(d.M);
   CAPTURE(d.C);
   CAPTURE(d.V);
+  CAPTURE(precision_name(d.precision));
   CAPTURE(c.chunk_rows);
   const Array h(random, d.M * d.C, c.misalign, -c.range, c.range), W(random, d.V * d.C, c.misalign);
   const std::vector<int32_t> targets = random_targets(random, d.M, d.V);
@@ -54,7 +55,8 @@ TEST_CASE("linear cross entropy: tails of the vocabulary, chunks that divide the
     for (const int64_t M : {0, 1, 2, 8, 9, 20})
       for (const int64_t chunk : {1, 4, 64})
         check_loss(backend, {{M, 10, 40}, chunk, chunk == 4, 1, 1.0f}, random);
-    check_loss(backend, {{30, 64, small_tests() ? 300 : 1000}, 16, true, 0, 1.0f}, random);
+    for (const Precision precision : {Precision::fp32, Precision::bf16})
+      check_loss(backend, {{30, 64, small_tests() ? 300 : 1000, precision}, 16, true, 0, 1.0f}, random);
   });
 }
 

@@ -225,7 +225,8 @@ struct LossOracle {
 };
 
 // Logits are off by (C + 1) roundings of |h| |W|ᵀ, which moves a row's softmax and loss by at most twice the
-// row's worst.
+// row's worst. In bf16, h and W are rounded alike on both sides, but an error of dz may carry it over the
+// middle between two BF16 neighbours, which are at most 2^-7 of it apart.
 inline LossOracle loss_oracle(const LossDims& d, const Array& h, const Array& W, const int32_t* targets,
                               float grad_scale, const Array& dW, bool accumulate) {
   LossOracle out{Expected(d.M), Expected(d.M * d.C), Expected(d.V * d.C)};
@@ -234,8 +235,11 @@ inline LossOracle loss_oracle(const LossDims& d, const Array& h, const Array& W,
   const std::vector<double> wide_h = h.wide(), wide_W = W.wide();
   std::vector<double> z(static_cast<size_t>(d.M * d.V)), z_magnitude(z.size()), dz_error(z.size()),
       dz_magnitude(z.size());
-  reference::matmul_nt({d.M, d.V, d.C}, wide_h.data(), wide_W.data(), z.data());
-  reference::matmul_nt({d.M, d.V, d.C}, h.magnitudes().data(), W.magnitudes().data(), z_magnitude.data());
+  const Precision precision = d.precision;
+  const double neighbours = precision == Precision::bf16 ? 0x1p-7 : 0.0;
+  reference::matmul_nt({d.M, d.V, d.C, precision}, wide_h.data(), wide_W.data(), z.data());
+  reference::matmul_nt({d.M, d.V, d.C, precision}, h.magnitudes().data(), W.magnitudes().data(),
+                       z_magnitude.data());
   const double scale = double(grad_scale);
   for (int64_t m = 0; m < d.M; ++m) {
     double worst = 0, largest = -INFINITY;
@@ -261,13 +265,15 @@ inline LossOracle loss_oracle(const LossDims& d, const Array& h, const Array& W,
   }
   reference::cross_entropy(d.M, d.V, z.data(), targets, scale, true, out.losses.value.data());
   // Products of the gradient: its own error, and the roundings of V (M) terms.
-  reference::matmul_nn({d.M, d.C, d.V}, z.data(), wide_W.data(), out.dh.value.data());
+  reference::matmul_nn({d.M, d.C, d.V, precision}, z.data(), wide_W.data(), out.dh.value.data());
   for (int64_t i = 0; i < d.M * d.V; ++i)
-    dz_error[i] += roundings(double(std::max(d.V, d.M) + 2)) * dz_magnitude[i];
+    dz_error[i] += (roundings(double(std::max(d.V, d.M) + 2)) + neighbours) * dz_magnitude[i];
+  // (1 + neighbours): the magnitudes of rounded factors.
+  for (double& error : dz_error) error *= 1 + neighbours;
   reference::matmul_nn({d.M, d.C, d.V}, dz_error.data(), W.magnitudes().data(), out.dh.bound.data());
   if (accumulate)
     for (double& b : out.dW.bound) b *= roundings(double(d.M + 1));
-  reference::matmul_tn({d.V, d.C, d.M}, z.data(), wide_h.data(), out.dW.value.data(), accumulate);
+  reference::matmul_tn({d.V, d.C, d.M, precision}, z.data(), wide_h.data(), out.dW.value.data(), accumulate);
   reference::matmul_tn({d.V, d.C, d.M}, dz_error.data(), h.magnitudes().data(), out.dW.bound.data(),
                        accumulate);
   return out;

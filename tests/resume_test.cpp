@@ -133,6 +133,25 @@ TEST_CASE("killed and resumed runs, and other numbers of threads, give the same 
     }
   }
 
+  SUBCASE("a run in bf16 stays in bf16, whatever would be faster") {
+    Outcome outcome = run(runs.arguments("bf16", 1, {"--precision", "bf16"}));
+    REQUIRE_MESSAGE(outcome.code == 0, outcome.err);
+    CHECK(runs.checkpoint("bf16") != expected);
+    // Rounding every factor to 8 bits moves each product by at most 2^-8 of it: the loss stays near.
+    for (size_t i = 0; i < expected_losses.size(); ++i)
+      CHECK(std::fabs(runs.losses("bf16")[i].second - expected_losses[i].second) <
+            0x1p-8 * 2 * expected_losses[i].second);
+    outcome = run(runs.arguments("bf16-stopped", 1, {"--precision", "bf16"}),
+                  once_exists(runs.path("bf16-stopped/metrics.jsonl")), SIGINT);
+    CHECK(outcome.code == 130);
+    outcome = run(runs.arguments("bf16-stopped", 2, {"--resume", "--precision", "auto"}));
+    REQUIRE_MESSAGE(outcome.code == 0, outcome.err);
+    CHECK(runs.checkpoint("bf16-stopped") == runs.checkpoint("bf16"));
+    outcome = run(runs.arguments("bf16", 1, {"--resume"}));
+    CHECK(outcome.code == 1);
+    CHECK(outcome.err.find("--precision was bf16, now fp32") != std::string::npos);
+  }
+
   SUBCASE("changed options are named and need a flag") {
     Outcome outcome = run(runs.arguments("straight", 1, {"--resume", "--lr", "0.5"}));
     CHECK(outcome.code == 1);

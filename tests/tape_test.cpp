@@ -253,6 +253,35 @@ TEST_CASE("misuse of the tape is an error that says what is wrong") {
   tape.clear();
 }
 
+// Against the plain loops, which round the same factors to BF16: only the order of additions differs.
+TEST_CASE("a linear layer in bf16: products of rounded factors, forward and backward") {
+  constexpr int64_t M = 11, N = 37, K = 53;
+  const auto run = [](Backend& backend, Precision precision) {
+    const auto pool = BufferPool::make();
+    Random random(12);
+    const Tensor x = trainable(random, *pool, {M, K}), w = trainable(random, *pool, {N, K});
+    Tape tape;
+    Context ctx{backend, *pool, &tape, precision};
+    const Tensor y = linear(ctx, x, w);
+    const Tensor loss = sum(ctx, y);
+    tape.backward(*pool, loss);
+    return std::vector{copy_of(values_of(y)), copy_of(gradient_of(x)), copy_of(gradient_of(w))};
+  };
+  const auto plain = make_reference_backend();
+  const auto expected = run(*plain, Precision::bf16), exact = run(*plain, Precision::fp32);
+  CHECK(expected != exact);
+  for_each_backend([&](Backend& backend) {
+    const auto got = run(backend, Precision::bf16);
+    for (size_t i = 0; i < got.size(); ++i) {
+      REQUIRE(got[i].size() == expected[i].size());
+      // Factors are at most 1: a sum of n products has magnitude below n.
+      const double n = static_cast<double>(i == 0 ? K : i == 1 ? N : M);
+      for (size_t j = 0; j < got[i].size(); ++j)
+        CHECK(std::fabs(double(got[i][j]) - double(expected[i][j])) <= (n + 2) * n * 0x1p-24);
+    }
+  });
+}
+
 TEST_CASE("operations that the loss does not depend on contribute nothing") {
   for_each_backend([](Backend& backend) {
     const auto pool = BufferPool::make();
