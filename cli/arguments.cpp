@@ -21,16 +21,18 @@ void add_compute_options(CLI::App& command, ComputeOptions& options) {
   command.add_option("--device", options.device, "Where to compute: auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
-  command
-      .add_option("--threads", options.threads,
-                  "Threads; 0: one for each processor that this process may use")
+  command.add_option("--threads", options.threads, "Threads; 0: one for each core that this process may use")
       ->check(whole(0, 1024))
       ->capture_default_str();
 }
 
 std::unique_ptr<Backend> make_backend(const ComputeOptions& options) {
   if (options.device == "cuda") fail("this build has no CUDA backend; use --device cpu or auto");
-  return make_cpu_backend(options.threads > 0 ? options.threads : available_threads());
+  const Processors found = processors();
+  if (options.threads > found.threads())
+    note("{} threads on {} of processor time: more than there are cores is slower, not faster\n",
+         options.threads, found.threads() == 1 ? "one core" : fmt::format("{} cores", found.threads()));
+  return make_cpu_backend(options.threads > 0 ? options.threads : found.threads());
 }
 
 CLI::Validator number(double low, double high, const std::string& range) {

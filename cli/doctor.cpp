@@ -8,19 +8,41 @@
 #include "cli/terminal.h"
 #include "export/loaded_model.h"
 #include "kernels/cpu/isas.h"
+#include "kernels/peak.h"
 
 namespace gladius::cli {
 namespace {
 
 std::string memory_text(uint64_t bytes) { return bytes == 0 ? "unknown" : human_bytes(bytes); }
 
-void report() {
+// Speeds that nothing on this machine can exceed.
+void measure(int most_threads) {
+  constexpr int64_t bytes = int64_t{1} << 30;
+  for (int threads = 1; threads <= most_threads;
+       threads = threads == most_threads ? threads + 1 : most_threads) {
+    fmt::print("{} {} thread{}: {:.1f} GFLOP/s fp32, {:.1f} bf16", threads == 1 ? "peak      " : "          ",
+               threads, threads == 1 ? "" : "s", measure_peak_flops(threads, Precision::fp32) * 1e-9,
+               measure_peak_flops(threads, Precision::bf16) * 1e-9);
+    if (available_memory() > 2 * bytes)
+      fmt::print(", {:.1f} GB/s from memory", measure_read_bandwidth(threads, bytes) * 1e-9);
+    fmt::print("\n");
+  }
+}
+
+void report(bool measures) {
   const std::string cpu = cpu_model();
-  const auto backend = make_cpu_backend(available_threads());
+  const Processors found = processors();
+  const auto backend = make_cpu_backend(found.threads());
   const char* forced = std::getenv("GLADIUS_ISA");
   fmt::print("gladius {}\n", version());
   fmt::print("CPU        {}\n", cpu.empty() ? "unknown model" : cpu);
-  fmt::print("threads    {} (processors that this process may use)\n", backend->threads());
+  fmt::print("threads    {}: of {} processor{} that this process may use, on {} core{}{}\n", found.threads(),
+             found.allowed, found.allowed == 1 ? "" : "s", found.cores, found.cores == 1 ? "" : "s",
+             found.quota > 0 ? fmt::format(", with time for {:.2g} by its control group", found.quota)
+                             : ", without a limit on time");
+  if (const double busy = busy_processors(); busy > 0.5)
+    fmt::print("           {:.1f} processors were busy during the last minute: what runs beside slows both\n",
+               busy);
   fmt::print("memory     {} in all, {} available\n", memory_text(total_memory()),
              memory_text(available_memory()));
   fmt::print("backend    {}, {}\n", backend->name(),
@@ -32,6 +54,7 @@ void report() {
   }
   if (cpu::cpu_isas().empty())
     fmt::print("  none for this kind of CPU: the plain reference kernels are used\n");
+  if (measures) measure(backend->threads());
   fmt::print("other backends\n  cuda         not built\n  onednn       not built\n");
 }
 
@@ -41,7 +64,9 @@ void add_doctor(CLI::App& app) {
   CLI::App* command =
       app.add_subcommand("doctor", "Shows the CPU, the instruction set chosen and why, threads and memory");
   command->footer("Example:\n  gladius doctor\n  GLADIUS_ISA=avx2 gladius doctor");
-  command->callback(report);
+  auto measures = std::make_shared<bool>(false);
+  command->add_flag("--measure", *measures, "Also measure the peak of multiply-adds and of reading memory");
+  command->callback([measures] { report(*measures); });
 }
 
 }  // namespace gladius::cli

@@ -6,8 +6,20 @@
 
 namespace gladius::cli {
 
-std::string cpu_model();      // empty when unknown
-int available_threads();      // processors that this process may run on (its affinity mask)
+std::string cpu_model();  // empty when unknown
+
+// What decides how many threads are of use.
+struct Processors {
+  int allowed;          // processors that this process may run on (its affinity mask)
+  int cores;            // physical cores among them: two threads of one core share its arithmetic
+  double quota;         // processors' worth of time that control groups grant; 0: no limit
+  int threads() const;  // the least of these, at least 1
+};
+Processors processors();
+
+// Processors that other programs keep busy now; 0 when unknown.
+double busy_processors();
+
 uint64_t total_memory();      // bytes; 0 when unknown
 uint64_t available_memory();  // bytes that a new program can use without swapping; 0 when unknown
 

@@ -13,6 +13,7 @@
 #include "cli/precision.h"
 #include "cli/terminal.h"
 #include "cli/train_progress.h"
+#include "kernels/peak.h"
 #include "train/folder_lock.h"
 #include "train/plan.h"
 #include "train/tokenizer_train.h"
@@ -259,7 +260,9 @@ void run(const Options& o) {
   if (found) resume(o, *found, trainer, vocab);
   found.reset();  // its file is mapped
 
-  TrainProgress progress(settings.schedule.total_steps, trainer.state().step);
+  const double peak = measure_peak_flops(backend->threads(), settings.precision);
+  TrainProgress progress(settings.schedule.total_steps, trainer.state().step,
+                         peak / training_flops(config, settings.context));
   const Trainer::Outcome outcome = trainer.run(progress.events(), interrupted());
   progress.finish(trainer.state());
   if (outcome == Trainer::Outcome::interrupted) {

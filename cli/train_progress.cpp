@@ -8,9 +8,10 @@
 
 namespace gladius::cli {
 
-TrainProgress::TrainProgress(int64_t total_steps, int64_t first_step)
+TrainProgress::TrainProgress(int64_t total_steps, int64_t first_step, double peak)
     : total_steps_(total_steps),
       first_step_(first_step),
+      peak_(peak),
       terminal_(::isatty(STDERR_FILENO) == 1),
       start_(Clock::now()),
       last_(start_) {}
@@ -51,12 +52,17 @@ void TrainProgress::on_step(const StepReport& report) {
   const double left = passed * static_cast<double>(total_steps_ - report.step) /
                       static_cast<double>(report.step - first_step_);
   const std::string line =
-      fmt::format("step {}/{}  loss {:.4f}  lr {:.2e}  norm {:.2f}  {:.0f} tokens/s  {} left", report.step,
-                  total_steps_, loss_ / weight_, report.learning_rate, report.gradient_norm,
-                  static_cast<double>(targets_) / seconds_, human_seconds(left));
+      fmt::format("step {}/{}  loss {:.4f}  lr {:.2e}  norm {:.2f}  {}  {} left", report.step, total_steps_,
+                  loss_ / weight_, report.learning_rate, report.gradient_norm, speed(), human_seconds(left));
   note("{}{}{}", terminal_ ? "\r\033[K" : "", line, terminal_ ? "" : "\n");
   std::fflush(stderr);
   line_shown_ = terminal_;
+}
+
+std::string TrainProgress::speed() const {
+  const double tokens = seconds_ > 0 ? static_cast<double>(targets_) / seconds_ : 0;
+  return fmt::format("{:.0f} tokens/s{}", tokens,
+                     peak_ > 0 ? fmt::format(" ({:.0f} % MFU)", 100 * tokens / peak_) : std::string());
 }
 
 void TrainProgress::on_validation(const ValidationReport& report) {
@@ -73,8 +79,7 @@ void TrainProgress::clear_line() {
 
 void TrainProgress::finish(const TrainState& state) {
   clear_line();
-  note("{} steps, {} tokens in all; {:.0f} tokens/s\n", grouped(state.step), grouped(state.tokens_seen),
-       seconds_ > 0 ? static_cast<double>(targets_) / seconds_ : 0.0);
+  note("{} steps, {} tokens in all; {}\n", grouped(state.step), grouped(state.tokens_seen), speed());
 }
 
 }  // namespace gladius::cli

@@ -92,4 +92,14 @@ std::vector<float> rope_scaling_divisors(const RopeScaling& s, float theta, int6
   return divisors;
 }
 
+double training_flops(const Config& c, int64_t T) {
+  const int64_t norms = c.hidden * (2 * c.layers + 1);
+  const int64_t embedding =
+      c.tied ? 0 : c.vocab * c.hidden;  // looked up, not multiplied; a tied one is the head, too
+  const int64_t multiplied = c.parameters() - norms - embedding;
+  const auto scores_and_mix =
+      static_cast<double>(c.layers * c.heads * c.head_dim * (T + 1));  // 2 * (T + 1) / 2
+  return 6.0 * (static_cast<double>(multiplied) + scores_and_mix);
+}
+
 }  // namespace gladius

@@ -39,6 +39,12 @@ void validate(const Config& config, const std::string& source);
 
 // "gladius-125m" (the reference) or "gladius-tiny" (the demo). Throws Error listing the names.
 Config preset(std::string_view name);
+
+// Floating-point operations that training on one token of a sequence of T takes, forward and backward: 6 for
+// each weight of a matrix product (Kaplan et al. 2020, arXiv:2001.08361), and as many for each multiplication
+// of the visible half of attention. What a step recomputes does not count.
+double training_flops(const Config& config, int64_t T);
+
 std::vector<std::string> preset_names();
 
 // Divisors of each pair's rotation frequency (RopeScaling), [head_dim/2].

@@ -1,5 +1,7 @@
 // The command as people meet it: help, wrong arguments, bad input, exit codes, and what is on the disk
 // afterwards.
+#include <sched.h>
+
 #include <doctest/doctest.h>
 #include <fmt/format.h>
 
@@ -319,6 +321,24 @@ TEST_CASE("token ids that are none") {
   const Outcome outcome = run({"logits", m.path("m-F32.gguf"), "--ids-json", ids, "--out", out});
   CHECK_MESSAGE(outcome.code == 0, outcome.err);
   CHECK(fs::file_size(out) == 2 * 300 * sizeof(float));
+}
+
+TEST_CASE("threads: as many as the process may use, told by doctor; more than that are noticed") {
+  cpu_set_t before, one;
+  REQUIRE(::sched_getaffinity(0, sizeof before, &before) == 0);
+  CPU_ZERO(&one);
+  for (size_t cpu = 0; cpu < CPU_SETSIZE && CPU_COUNT(&one) == 0; ++cpu)
+    if (CPU_ISSET(cpu, &before)) CPU_SET(cpu, &one);
+  REQUIRE(::sched_setaffinity(0, sizeof one, &one) == 0);
+  const Outcome doctor = run({"doctor"});
+  const Outcome crowded = run({"plan", "--model", "gladius-tiny", "--no-measure", "--threads", "2"});
+  const Outcome fitting = run({"plan", "--model", "gladius-tiny", "--no-measure", "--threads", "1"});
+  REQUIRE(::sched_setaffinity(0, sizeof before, &before) == 0);
+  CHECK(doctor.out.find("threads    1: of 1 processor that this process may use, on 1 core") !=
+        std::string::npos);
+  CHECK(crowded.code == 0);
+  CHECK(crowded.err.find("2 threads on one core") != std::string::npos);
+  CHECK(fitting.err.empty());
 }
 
 TEST_CASE("results that cannot be printed are an error") {

@@ -1,6 +1,7 @@
 // Detecting and forcing instruction sets.
 #include <stdexcept>
 
+#include "kernels/peak.h"
 #include "tests/kernels_support.h"
 
 using namespace gladius;
@@ -96,6 +97,18 @@ TEST_CASE("a name that cannot run is refused, naming the choices") {
   CHECK(message("avx3").find(cpu::cpu_isas().front().name) != std::string::npos);
   for (const cpu::Isa& isa : cpu::cpu_isas())
     if (!isa.runnable) CHECK(message(isa.name).find(isa.reason) != std::string::npos);
+}
+
+TEST_CASE("peaks are measured on every instruction set, none on an unknown one") {
+  for (const std::string& isa : runnable_isas()) {
+    if (isa.empty()) continue;
+    for (const Precision precision : {Precision::fp32, Precision::bf16})
+      CHECK(measure_peak_flops(2, precision, isa) > 0);
+    CHECK(measure_read_bandwidth(2, 1 << 20, isa) > 0);
+    CHECK(std::isfinite(cpu::choose_isa(isa).table().f.peak.multiply_adds(1000)));
+    CHECK(std::isfinite(cpu::choose_isa(isa).table().f.peak_bf16.multiply_adds(1000)));
+    CHECK_THROWS_AS(measure_peak_flops(1, Precision::fp32, "avx3"), std::invalid_argument);
+  }
 }
 
 TEST_CASE("the backend says what it is") {

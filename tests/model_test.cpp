@@ -93,6 +93,8 @@ TEST_CASE("the reference model has 124,668,672 parameters in 111 tensors") {
   const Config config = preset("gladius-125m");
   validate(config, "preset");
   CHECK(config.parameters() == 124668672);
+  // 6 * (124,668,672 - 24,576,000 embedding - 25 norms of 768) + 6 * 12 layers * 768 * (T + 1)
+  CHECK(training_flops(config, 256) == 600440832.0 + 14211072.0);
   const std::vector<ParamSpec> table = parameter_table(config);
   REQUIRE(table.size() == 111);
 

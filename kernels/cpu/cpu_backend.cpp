@@ -3,7 +3,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <stdexcept>
 
 #include "kernels/cpu/cpu_blocking.h"
@@ -53,49 +52,13 @@ void CpuBackend::dequantize(DType dtype, int64_t rows, int64_t cols, const void*
   cpu::dequantize(table_.q, threads_, dtype, rows, cols, x, y);
 }
 
-namespace {
-
-// The instruction set of that name, or the best one when the name is empty.
-const Isa& choose_isa(std::string_view name) {
-  const std::vector<Isa>& isas = cpu_isas();
-  std::string runnable;
-  const Isa* best = nullptr;
-  for (const Isa& isa : isas) {
-    if (isa.runnable) {
-      best = &isa;
-      runnable += runnable.empty() ? isa.name : std::string(", ") + isa.name;
-    }
-  }
-  if (name.empty()) return *best;
-  for (const Isa& isa : isas) {
-    if (name != isa.name) continue;
-    if (isa.runnable) return isa;
-    throw std::invalid_argument("instruction set " + std::string(name) + " cannot run here: " + isa.reason +
-                                "; this machine runs " + runnable);
-  }
-  throw std::invalid_argument("unknown instruction set \"" + std::string(name) + "\"; this machine runs " +
-                              runnable);
-}
-
-}  // namespace
 }  // namespace cpu
 
 std::unique_ptr<Backend> make_cpu_backend(int threads, std::string_view isa) {
-  if (isa.empty()) {
-    if (const char* forced = std::getenv("GLADIUS_ISA"); forced && *forced) {
-      try {
-        return make_cpu_backend(threads, forced);
-      } catch (const std::invalid_argument& error) {
-        throw std::invalid_argument(std::string("GLADIUS_ISA: ") + error.what());
-      }
-    }
-  }
-  if (cpu::cpu_isas().empty()) {
-    if (isa.empty() || isa == "reference") return make_reference_backend();
-    throw std::invalid_argument("unknown instruction set \"" + std::string(isa) +
-                                "\"; this CPU family runs the reference kernels only");
-  }
-  return std::make_unique<cpu::CpuBackend>(threads, cpu::choose_isa(isa));
+  if (!cpu::cpu_isas().empty()) return std::make_unique<cpu::CpuBackend>(threads, cpu::choose_isa(isa));
+  if (isa.empty() || isa == "reference") return make_reference_backend();
+  throw std::invalid_argument("unknown instruction set \"" + std::string(isa) +
+                              "\"; this CPU family runs the reference kernels only");
 }
 
 }  // namespace gladius

@@ -6,9 +6,15 @@
 #include "kernels/cpu/elementwise-inl.h"
 #include "kernels/cpu/float_kernels.h"
 #include "kernels/cpu/gemm-inl.h"
+#include "kernels/cpu/peak-inl.h"
 #include "kernels/cpu/rows-inl.h"
 
 namespace gladius::cpu {
+
+template <class Isa, class Panels>
+PeakKernel make_peak() {
+  return {Peak<Isa, Panels>::flops_per_round, Peak<Isa, Panels>::multiply_adds};
+}
 
 template <class Isa>
 FloatKernels make_float_kernels() {
@@ -32,6 +38,9 @@ FloatKernels make_float_kernels() {
   f.adamw = Elementwise<Isa>::adamw;
   f.sum_of_squares = Elementwise<Isa>::sum_of_squares;
   f.add = Elementwise<Isa>::add;
+  f.peak = make_peak<Isa, F32Panels<Isa>>();
+  f.peak_bf16 = f.peak;
+  f.read = Peak<Isa, F32Panels<Isa>>::read;
   return f;
 }
 

@@ -96,6 +96,12 @@ struct NormWeightTask {
   bool accumulate;
 };
 
+// A loop of independent multiply-adds, to measure what a core can do at most (peak-inl.h).
+struct PeakKernel {
+  int64_t flops_per_round;
+  float (*multiply_adds)(int64_t rounds);
+};
+
 struct FloatKernels {
   int64_t gemm_rows, gemm_cols;  // the register tile
 
@@ -127,6 +133,10 @@ struct FloatKernels {
   void (*adamw)(int64_t n, const AdamWStep& s, const float* grad, float* p, float* m, float* v);
   double (*sum_of_squares)(int64_t n, const float* x);
   void (*add)(int64_t n, const float* a, const float* b, float* y);
+
+  // ---- what a core can do at most (peak-inl.h) ----
+  PeakKernel peak, peak_bf16;
+  float (*read)(int64_t n, const float* x);
 };
 
 }  // namespace gladius::cpu

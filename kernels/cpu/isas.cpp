@@ -1,5 +1,9 @@
 #include "kernels/cpu/isas.h"
 
+#include <cstdlib>
+#include <stdexcept>
+#include <string>
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #elif defined(__aarch64__) && defined(__linux__)
@@ -117,6 +121,41 @@ std::vector<Isa> detect() {
 const std::vector<Isa>& cpu_isas() {
   static const std::vector<Isa> isas = detect();
   return isas;
+}
+
+namespace {
+
+const Isa& isa_of_name(std::string_view name) {
+  std::string runnable;
+  for (const Isa& isa : cpu_isas()) {
+    if (!isa.runnable) continue;
+    if (name == isa.name) return isa;
+    runnable += runnable.empty() ? isa.name : std::string(", ") + isa.name;
+  }
+  for (const Isa& isa : cpu_isas()) {
+    if (name != isa.name) continue;
+    throw std::invalid_argument("instruction set " + std::string(name) + " cannot run here: " + isa.reason +
+                                "; this machine runs " + runnable);
+  }
+  throw std::invalid_argument("unknown instruction set \"" + std::string(name) + "\"; this machine runs " +
+                              runnable);
+}
+
+}  // namespace
+
+const Isa& choose_isa(std::string_view name) {
+  if (!name.empty()) return isa_of_name(name);
+  if (const char* forced = std::getenv("GLADIUS_ISA"); forced && *forced) {
+    try {
+      return isa_of_name(forced);
+    } catch (const std::invalid_argument& error) {
+      throw std::invalid_argument(std::string("GLADIUS_ISA: ") + error.what());
+    }
+  }
+  const Isa* best = &cpu_isas().front();
+  for (const Isa& isa : cpu_isas())
+    if (isa.runnable) best = &isa;
+  return *best;
 }
 
 }  // namespace gladius::cpu

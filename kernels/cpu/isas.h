@@ -1,6 +1,7 @@
 // Which instruction sets this build holds and which of them this CPU runs.
 #pragma once
 
+#include <string_view>
 #include <vector>
 
 #include "kernels/cpu/kernel_table.h"
@@ -16,5 +17,10 @@ struct Isa {
 
 // In order from the plainest to the best; empty on a CPU family without kernels.
 const std::vector<Isa>& cpu_isas();
+
+// The one of that name; for an empty name what the environment variable GLADIUS_ISA says, else the best that
+// this CPU runs. There must be one. Throws std::invalid_argument for a name that is unknown or that this CPU
+// cannot run.
+const Isa& choose_isa(std::string_view name);
 
 }  // namespace gladius::cpu

@@ -2,6 +2,7 @@
 #include "kernels/cpu/gemm-inl.h"
 #include "kernels/cpu/isa/avx512.h"
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/peak-inl.h"
 #include "kernels/cpu/quant_bf16-inl.h"
 
 namespace gladius::cpu {
@@ -38,6 +39,8 @@ const KernelTable& table_avx512_bf16() {
   static const KernelTable table = [] {
     KernelTable t{"avx512_bf16", table_avx512_vnni().f, table_avx512_vnni().q};
     t.f.gemm_bf16 = Gemm<Avx512Bf16, Bf16Pairs>::run;
+    t.f.peak_bf16 = {Peak<Avx512Bf16, Bf16Pairs>::flops_per_round,
+                     Peak<Avx512Bf16, Bf16Pairs>::multiply_adds};
     use_bf16_products<Avx512Bf16>(t.q);
     return t;
   }();
