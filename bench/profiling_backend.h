@@ -1,0 +1,71 @@
+// A Backend that passes every call on to another one and remembers how long each kind of operation took.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <string>
+
+#include "kernels/backend.h"
+
+namespace gladius::bench {
+
+// Sums over calls. Operations count multiplications and additions of the formulas in kernels/backend.h
+// (attention its visible half), bytes each operand once.
+struct OperationProfile {
+  int64_t calls = 0;
+  double seconds = 0, flops = 0, bytes = 0;
+};
+
+class ProfilingBackend final : public Backend {
+ public:
+  explicit ProfilingBackend(std::unique_ptr<Backend> backend) : backend_(std::move(backend)) {}
+
+  // By operation, for matrix products with their shapes: "matmul_nt 1024x768x768".
+  const std::map<std::string, OperationProfile>& profile() const { return profile_; }
+  void reset() { profile_.clear(); }
+
+  std::string name() const override { return backend_->name(); }
+  int threads() const override { return backend_->threads(); }
+  size_t scratch_bytes() const override { return backend_->scratch_bytes(); }
+
+  void matmul_nt(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override;
+  void matmul_nn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override;
+  void matmul_tn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override;
+  void matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) override;
+  void embedding(LossDims d, const int32_t* tokens, WeightView W, float* y) override;
+  void embedding_backward(LossDims d, const int32_t* tokens, const float* dy, float* dW,
+                          bool accumulate) override;
+  void rms_norm(int64_t M, int64_t C, float eps, const float* x, const float* w, float* y, float* r) override;
+  void rms_norm_backward(int64_t M, int64_t C, const RmsNormState& f, const float* dy, GradTarget dx,
+                         GradTarget dw) override;
+  void rope(RopeDims d, const int32_t* positions, const float* cos, const float* sin, RopeDirection direction,
+            const float* x, float* y) override;
+  void attention(const AttentionDims& d, const float* q, const float* k, const float* v, float* o,
+                 float* lse) override;
+  void attention_backward(const AttentionDims& d, const AttentionState& f, const float* dO,
+                          const AttentionGradients& g) override;
+  void swiglu(int64_t n, const float* g, const float* u, float* y) override;
+  void swiglu_backward(int64_t n, const float* g, const float* u, const float* dy, float* dg,
+                       float* du) override;
+  void softmax(int64_t M, int64_t N, const float* x, float* y) override;
+  void softmax_backward(int64_t M, int64_t N, const float* y, const float* dy, float* dx) override;
+  void linear_cross_entropy(LossDims d, const float* h, const float* W, const int32_t* targets,
+                            LogitsRoom logits, float* losses, const LossGradients& g) override;
+  void adamw(int64_t n, const AdamWStep& s, const float* grad, float* p, float* m, float* v) override;
+  double sum_of_squares(int64_t n, const float* x) override;
+  void add(int64_t n, const float* a, const float* b, float* y) override;
+  void copy(int64_t n, const float* x, float* y) override;
+  void fill(int64_t n, float value, float* y) override;
+  void quantize(DType dtype, int64_t rows, int64_t cols, const float* x, const float* importance,
+                void* y) override;
+  void dequantize(DType dtype, int64_t rows, int64_t cols, const void* x, float* y) override;
+
+ private:
+  template <class F>
+  void time(const std::string& operation, double flops, double bytes, F call);
+
+  std::unique_ptr<Backend> backend_;
+  std::map<std::string, OperationProfile> profile_;
+};
+
+}  // namespace gladius::bench
