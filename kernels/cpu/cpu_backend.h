@@ -13,23 +13,28 @@
 
 namespace gladius::cpu {
 
-// Uninitialised memory in huge pages where there are some: fewer address translations.
+// Uninitialised memory, in huge pages where it is large and there are some: fewer address translations.
 template <class T>
 class Scratch {
  public:
   explicit Scratch(int64_t n)
-      : size_(n), data_(static_cast<T*>(::operator new(bytes(), std::align_val_t{huge_page}))) {
-    ::madvise(data_.get(), bytes(), MADV_HUGEPAGE);
+      : bytes_(whole_pages(static_cast<size_t>(n) * sizeof(T))),
+        data_(static_cast<T*>(::operator new(bytes_, std::align_val_t{huge_page}))) {
+    if (bytes_ >= huge_page) ::madvise(data_.get(), bytes_, MADV_HUGEPAGE);
   }
   T* data() const { return data_.get(); }
-  size_t bytes() const { return static_cast<size_t>(size_) * sizeof(T); }
+  size_t bytes() const { return bytes_; }
 
  private:
   static constexpr size_t huge_page = 2 << 20;
+  // A huge page is only used whole; half a page more than is needed is worth it.
+  static constexpr size_t whole_pages(size_t bytes) {
+    return bytes < huge_page / 2 ? bytes : (bytes + huge_page - 1) / huge_page * huge_page;
+  }
   struct Free {
     void operator()(T* p) const { ::operator delete(p, std::align_val_t{huge_page}); }
   };
-  int64_t size_;
+  size_t bytes_;
   std::unique_ptr<T, Free> data_;
 };
 
