@@ -14,16 +14,19 @@ using Clock = std::chrono::steady_clock;
 
 constexpr int kTries = 7;
 
-// The least time of several calls, in seconds.
+// What f returns must not be left out, so it goes somewhere.
 template <class F>
-double least_seconds(F f) {
-  double least = 0;
-  for (int i = 0; i < kTries; ++i) {
-    const auto start = Clock::now();
-    f();
-    const double seconds = std::chrono::duration<double>(Clock::now() - start).count();
-    if (i == 0 || seconds < least) least = seconds;
-  }
+double seconds_of_tasks(int threads, int64_t tasks, F f) {
+  const auto start = Clock::now();
+  parallel_tasks(threads, tasks,
+                 [&](int64_t task, int) { [[maybe_unused]] volatile float result = f(task); });
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+template <class F>
+double least_of_tries(F seconds_of_one) {
+  double least = seconds_of_one();
+  for (int i = 1; i < kTries; ++i) least = std::min(least, seconds_of_one());
   return least;
 }
 
@@ -33,11 +36,13 @@ double measure_peak_flops(int threads, Precision precision, std::string_view isa
   if (cpu::cpu_isas().empty()) return 0;
   const cpu::FloatKernels& f = cpu::choose_isa(isa).table().f;
   const cpu::PeakKernel& peak = precision == Precision::bf16 ? f.peak_bf16 : f.peak;
-  constexpr int64_t flops = 200'000'000;  // of a try and thread: some milliseconds
-  const int64_t rounds = std::max<int64_t>(1, flops / peak.flops_per_round);
-  volatile float sink = 0;
-  const double seconds = least_seconds(
-      [&] { parallel_tasks(threads, threads, [&](int64_t, int) { sink = peak.multiply_adds(rounds); }); });
+  const auto seconds_of = [&](int64_t rounds) {
+    return seconds_of_tasks(threads, threads, [&](int64_t) { return peak.multiply_adds(rounds); });
+  };
+  constexpr double long_enough = 2e-3;  // for the clock, and for starting threads not to count
+  int64_t rounds = 1000;
+  while (seconds_of(rounds) < long_enough) rounds *= 2;
+  const double seconds = least_of_tries([&] { return seconds_of(rounds); });
   return static_cast<double>(threads * rounds * peak.flops_per_round) / seconds;
 }
 
@@ -50,10 +55,9 @@ double measure_read_bandwidth(int threads, int64_t bytes, std::string_view isa) 
     const cpu::Scratch<float> memory(pieces * piece);
     parallel_tasks(threads, pieces,
                    [&](int64_t i, int) { std::fill_n(memory.data() + i * piece, piece, 1.0f); });
-    volatile float sink = 0;
-    const double seconds = least_seconds([&] {
-      parallel_tasks(threads, pieces,
-                     [&](int64_t i, int) { sink = f.read(piece, memory.data() + i * piece); });
+    const double seconds = least_of_tries([&] {
+      return seconds_of_tasks(threads, pieces,
+                              [&](int64_t i) { return f.read(piece, memory.data() + i * piece); });
     });
     return static_cast<double>(pieces * piece) * sizeof(float) / seconds;
   } catch (const std::bad_alloc&) {
