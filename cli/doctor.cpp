@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <cstdlib>
+#include <set>
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
@@ -18,8 +19,7 @@ std::string memory_text(uint64_t bytes) { return bytes == 0 ? "unknown" : human_
 // Speeds that nothing on this machine can exceed.
 void measure(int most_threads) {
   constexpr int64_t bytes = int64_t{1} << 30;
-  for (int threads = 1; threads <= most_threads;
-       threads = threads == most_threads ? threads + 1 : most_threads) {
+  for (const int threads : std::set{1, most_threads}) {
     fmt::print("{} {} thread{}: {:.1f} GFLOP/s fp32, {:.1f} bf16", threads == 1 ? "peak      " : "          ",
                threads, threads == 1 ? "" : "s", measure_peak_flops(threads, Precision::fp32) * 1e-9,
                measure_peak_flops(threads, Precision::bf16) * 1e-9);

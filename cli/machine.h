@@ -17,7 +17,7 @@ struct Processors {
 };
 Processors processors();
 
-// Processors that other programs keep busy now; 0 when unknown.
+// Programs that ran or waited to run, on average over the last minute; 0 when unknown.
 double busy_processors();
 
 uint64_t total_memory();      // bytes; 0 when unknown

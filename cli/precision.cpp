@@ -8,9 +8,8 @@ namespace gladius::cli {
 void add_precision_option(CLI::App& command, std::string& precision) {
   command
       .add_option("--precision", precision,
-                  "Of matrix products: fp32; bf16, faster where the CPU has instructions for it (weights, "
-                  "moments and "
-                  "sums stay fp32); or auto, the faster one here")
+                  "Of matrix products: fp32; bf16, faster where the CPU has instructions for it "
+                  "(weights, moments and sums stay fp32); or auto, the faster one here")
       ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
       ->capture_default_str();
 }

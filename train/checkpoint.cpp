@@ -253,20 +253,25 @@ std::string text_of(const OptionValue& value) {
   return std::visit([](const auto& held) { return fmt::format("{}", held); }, value);
 }
 
+// Options with the precision that those from before it was one stand for.
+std::map<std::string, OptionValue> with_precision(const TrainState& state) {
+  std::map<std::string, OptionValue> options = state.options;
+  options.try_emplace(kPrecision, precision_of(state));
+  return options;
+}
+
 void compare_options(const TrainState& saved, const TrainState& now, std::vector<std::string>& lines) {
-  if (precision_of(saved) != precision_of(now))
-    lines.push_back(fmt::format("--precision was {}, now {}", precision_of(saved), precision_of(now)));
-  for (const auto& [name, value] : saved.options) {
-    if (name == kPrecision) continue;
-    const auto other = now.options.find(name);
-    if (other == now.options.end()) {
+  const auto before = with_precision(saved), after = with_precision(now);
+  for (const auto& [name, value] : before) {
+    const auto other = after.find(name);
+    if (other == after.end()) {
       lines.push_back(fmt::format("--{} was {}, now it is not given", name, text_of(value)));
     } else if (other->second != value) {
       lines.push_back(fmt::format("--{} was {}, now {}", name, text_of(value), text_of(other->second)));
     }
   }
-  for (const auto& [name, value] : now.options) {
-    if (name != kPrecision && !saved.options.contains(name))
+  for (const auto& [name, value] : after) {
+    if (!before.contains(name))
       lines.push_back(fmt::format("--{} was not given, now {}", name, text_of(value)));
   }
 }

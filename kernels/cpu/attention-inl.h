@@ -1,8 +1,8 @@
 // Causal attention in tiles of attention_rows query rows by attention_keys keys, so that scores stay in
 // cache: softmax is computed online (Milakov & Gimelshein 2018; tiled as in Dao et al. 2022). Scores are held
 // as [key][row]: rows lie along vectors, so that maxima and sums of a row need no sums across lanes, and keys
-// and values are read where they lie. Query rows are numbered as AttentionTask says; row t sees keys 0 .. Tk
-// - Tq + t / (H/G).
+// and values are read where they lie. Query rows are numbered as AttentionTask says; row t sees the keys
+// 0 .. Tk - Tq + t / (H/G).
 #pragma once
 
 #include <cmath>
@@ -49,8 +49,16 @@ struct AttentionGeometry {
   void copy_queries(int64_t t, int64_t rows, const float* x, float factor, float* y) const {
     for (int64_t i = 0; i < rows; ++i) copy_row(x + query(t + i), factor, y + i * width);
   }
-  void copy_keys(int64_t j, int64_t n, const float* x, float* y) const {
-    for (int64_t i = 0; i < n; ++i) copy_row(x + key(j + i), 1.0f, y + i * width);
+  // n rows of keys or values from j on, as lines of whole register tiles: where they lie if D is such, else
+  // copied to `room` [n][width].
+  struct Lines {
+    const float* data;
+    int64_t stride;
+  };
+  GLADIUS_INLINE Lines key_lines(int64_t j, int64_t n, const float* x, float* room) const {
+    if (width == d.D) return {x + key(j), d.kv_stride};
+    for (int64_t i = 0; i < n; ++i) copy_row(x + key(j + i), 1.0f, room + i * width);
+    return {room, width};
   }
 };
 
@@ -78,8 +86,8 @@ struct AttentionTiles {
     }
   }
 
-  // scores[key][row] of `rows` query rows, whose transpose is `panel` [D][R], against n keys from j0 on, x
-  // being keys or values.
+  // y[key][row]: the query rows whose transpose is `panel` [D][R] times n rows of x (keys or values) from j0
+  // on.
   static void scores(const Geometry& at, const float* panel, const float* x, int64_t j0, int64_t n,
                      float* y) {
     product<true>(n, R, {at.d.D, x + at.key(j0), at.d.kv_stride, 1, panel, R}, y, R, false);
@@ -125,15 +133,30 @@ struct AttentionForward {
           sum(largest + R) {}
   };
 
+  static void start(const Tile& tile) {
+    for (int64_t i = 0; i < R; ++i) {
+      tile.largest[i] = -__builtin_inff();
+      tile.sum[i] = 0.0f;
+    }
+  }
+
+  // Writes what was mixed, o[row][D], divided by each row's sum.
+  static void finish(const Geometry& at, const AttentionTask& t, const Tile& tile, const float* o,
+                     int64_t stride) {
+    for (int64_t i = 0; i < t.row_end - t.row_begin; ++i, o += stride) {
+      const float inverse = 1.0f / tile.sum[i];
+      float* y = t.o + at.query(t.row_begin + i);
+      for (int64_t c = 0; c < at.d.D; ++c) y[c] = o[c] * inverse;
+      if (t.lse) t.lse[at.stat(t.row_begin + i)] = tile.largest[i] + std::log(tile.sum[i]);
+    }
+  }
+
   static void tile(const Geometry& at, const AttentionTask& t) {
     const Tile tile(at, t.scratch);
     const int64_t rows = t.row_end - t.row_begin, D = at.d.D;
     at.copy_queries(t.row_begin, rows, t.q, at.d.scale, tile.rows);
     Tiles::Pack::pack_rows(rows, D, tile.rows, at.width, R, tile.q);
-    for (int64_t i = 0; i < R; ++i) {
-      tile.largest[i] = -__builtin_inff();
-      tile.sum[i] = 0.0f;
-    }
+    start(tile);
     const int64_t end = at.visible_keys(t.row_end - 1);
     for (int64_t j0 = 0; j0 < end; j0 += attention_keys) {
       const int64_t n = end - j0 < attention_keys ? end - j0 : attention_keys;
@@ -145,12 +168,7 @@ struct AttentionForward {
                                      R, j0 > 0);
     }
     Tiles::Pack::pack_rows(D, R, tile.o, R, D, tile.rows);  // [R][D]
-    for (int64_t i = 0; i < rows; ++i) {
-      const float *o = tile.rows + i * D, inverse = 1.0f / tile.sum[i];
-      float* y = t.o + at.query(t.row_begin + i);
-      for (int64_t c = 0; c < D; ++c) y[c] = o[c] * inverse;
-      if (t.lse) t.lse[at.stat(t.row_begin + i)] = tile.largest[i] + std::log(tile.sum[i]);
-    }
+    finish(at, t, tile, tile.rows, D);
   }
 
   // For the w rows from i on: scores become exp(score - largest); what was summed before is scaled to the new
@@ -193,11 +211,8 @@ struct AttentionForward {
     const int64_t rows = t.row_end - t.row_begin, D = at.d.D;
     at.copy_queries(t.row_begin, rows, t.q, at.d.scale, tile.rows);
     for (int64_t i = 0; i < rows * at.width; ++i) tile.o[i] = 0.0f;
-    for (int64_t i = 0; i < rows; ++i) {
-      tile.largest[i] = -__builtin_inff();
-      tile.sum[i] = 0.0f;
-    }
-    float* v = tile.sum + R;  // [key][width]
+    start(tile);
+    float* room = tile.sum + R;  // [key][width]
     const int64_t end = at.visible_keys(t.row_end - 1);
     for (int64_t j0 = 0; j0 < end; j0 += attention_keys) {
       const int64_t n = end - j0 < attention_keys ? end - j0 : attention_keys;
@@ -205,16 +220,11 @@ struct AttentionForward {
                          attention_keys, false, nullptr});
       for (int64_t i = 0; i < rows; ++i)
         few_softmax_step(at, tile, i, at.visible_keys(t.row_begin + i) - j0, n);
-      at.copy_keys(j0, n, t.v, v);
-      Tiles::template product<true>(rows, at.width, {n, tile.scores, attention_keys, 1, v, at.width}, tile.o,
-                                    at.width, true);
+      const auto v = at.key_lines(j0, n, t.v, room);
+      Tiles::template product<true>(rows, at.width, {n, tile.scores, attention_keys, 1, v.data, v.stride},
+                                    tile.o, at.width, true);
     }
-    for (int64_t i = 0; i < rows; ++i) {
-      const float *o = tile.o + i * at.width, inverse = 1.0f / tile.sum[i];
-      float* y = t.o + at.query(t.row_begin + i);
-      for (int64_t c = 0; c < D; ++c) y[c] = o[c] * inverse;
-      if (t.lse) t.lse[at.stat(t.row_begin + i)] = tile.largest[i] + std::log(tile.sum[i]);
-    }
+    finish(at, t, tile, tile.o, at.width);
   }
 };
 
@@ -293,8 +303,8 @@ struct AttentionBackward {
                                   at.d.kv_stride, true);
     Tiles::template product<true>(n, D, {rows, tile.ds, R, 1, tile.q, at.width}, task.dk + at.key(j0),
                                   at.d.kv_stride, true);
-    at.copy_keys(j0, n, task.k, tile.k);
-    Tiles::template product<false>(rows, at.width, {n, tile.ds, 1, R, tile.k, at.width}, tile.dq, at.width,
+    const auto k = at.key_lines(j0, n, task.k, tile.k);
+    Tiles::template product<false>(rows, at.width, {n, tile.ds, 1, R, k.data, k.stride}, tile.dq, at.width,
                                    j0 > 0);
   }
 
