@@ -20,11 +20,16 @@ namespace gladius::bench {
 namespace {
 
 struct Options {
-  std::string model = "gladius-125m", precision = "fp32";
+  std::string model = "gladius-125m", precision = "fp32", recompute = "none";
   int64_t batch = 4, context = 256;
   int threads = 2, steps = 6;
   bool profile = false, serve = false;
 };
+
+Recompute recompute_of(const Options& o, const Config& config) {
+  if (o.recompute == "full") return recompute_all(config);
+  return {.elementwise = o.recompute == "light"};
+}
 
 class Training {
  public:
@@ -36,7 +41,7 @@ class Training {
         ctx_{backend_, *pool_},
         model_(new_model(config_, 0, *pool_, o.threads)),
         optimizer_(AdamWOptions{}, model_, ctx_),
-        gradients_(backend_, *pool_, model_, o.batch, o.context, precision_),
+        gradients_(backend_, *pool_, model_, {o.batch, o.context, precision_, recompute_of(o, config_)}),
         batch_{
             .B = o.batch, .T = o.context, .tokens = {}, .targets = {}, .target_count = o.batch * o.context} {
     const Random random(1, stream_of("train_step"));
@@ -139,6 +144,9 @@ int main(int argc, char** argv) {
       ->capture_default_str();
   app.add_option("--precision", o.precision, "fp32 or bf16")
       ->check(CLI::IsMember({"fp32", "bf16"}))
+      ->capture_default_str();
+  app.add_option("--recompute", o.recompute, "none, light or full")
+      ->check(CLI::IsMember({"none", "light", "full"}))
       ->capture_default_str();
   app.add_flag("--profile", o.profile, "Time each operation, beside its roofline");
   app.add_flag("--serve", o.serve, "A step for each line \"step\" of standard input");

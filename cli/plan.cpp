@@ -6,16 +6,17 @@
 #include "cli/commands.h"
 #include "cli/machine.h"
 #include "cli/model_source.h"
-#include "cli/precision.h"
+#include "cli/step_options.h"
 #include "cli/terminal.h"
 
 namespace gladius::cli {
 namespace {
 
 struct PlanOptions {
-  std::string model = "gladius-125m", precision = "fp32";
+  std::string model = "gladius-125m";
   int64_t batch = 4, context = 0, accum = 1, steps = 1000;
   bool measure = true;
+  StepOptions step;
   ComputeOptions compute;
 };
 
@@ -40,20 +41,23 @@ void run(PlanOptions o) {
   fmt::print("model       {}: {} parameters\n", config.name, grouped(config.parameters()));
   fmt::print("step        {} tokens: batch {} × context {} × {} micro-batches\n", grouped(tokens), o.batch,
              o.context, o.accum);
-  const MemoryPlan memory = plan_memory(config, o.batch, o.context, *backend);
+  StepShape shape{o.batch, o.context};
+  const auto [recompute, memory] = choose_recompute(o.step, config, shape, *backend);
+  shape.recompute = recompute;
   print_memory(memory);
+  fmt::print("recomputed  {}\n", recompute_text(recompute, config));
   if (!o.measure) return;
   if (const uint64_t available = available_memory(); available > 0 && memory.total() > available) {
     fmt::print("time        not measured: {} of memory are available\n", human_bytes(available));
     return;
   }
 
-  const Precision precision = choose_precision(o.precision, config, o.batch, o.context, *backend);
-  const TimePlan time = measure_time(config, o.batch, o.context, *backend, precision);
+  shape.precision = choose_precision(o.step.precision, config, o.batch, o.context, *backend);
+  const TimePlan time = measure_time(config, shape, *backend);
   const double seconds = time.micro_batch * static_cast<double>(o.accum) + time.optimiser;
   fmt::print("time        {:.3f} s a step, {:.0f} tokens/s in {} with {} thread{} on {} (measured)\n",
-             seconds, static_cast<double>(tokens) / seconds, precision_name(precision), backend->threads(),
-             backend->threads() == 1 ? "" : "s", backend->name());
+             seconds, static_cast<double>(tokens) / seconds, precision_name(shape.precision),
+             backend->threads(), backend->threads() == 1 ? "" : "s", backend->name());
   fmt::print("whole run   {} steps, {} tokens: {}\n", grouped(o.steps),
              tokens_text(static_cast<double>(o.steps) * static_cast<double>(tokens)),
              human_seconds(seconds * static_cast<double>(o.steps)));
@@ -81,7 +85,7 @@ void add_plan(CLI::App& app) {
       ->check(whole(1, kMostSteps))
       ->capture_default_str();
   command->add_flag("!--no-measure", o->measure, "Only count: do not time a step (which needs the memory)");
-  add_precision_option(*command, o->precision);
+  add_step_options(*command, o->step);
   add_compute_options(*command, o->compute);
   command->footer("Example:\n  gladius plan --model gladius-125m --batch 4 --context 256 --steps 20000");
   command->callback([o] { run(*o); });

@@ -10,7 +10,7 @@
 #include "cli/exports.h"
 #include "cli/machine.h"
 #include "cli/model_source.h"
-#include "cli/precision.h"
+#include "cli/step_options.h"
 #include "cli/terminal.h"
 #include "cli/train_progress.h"
 #include "kernels/peak.h"
@@ -26,7 +26,7 @@ namespace fs = std::filesystem;
 
 struct Options {
   std::vector<fs::path> inputs, validation_inputs;
-  std::string out, model = "gladius-tiny", tokenizer, init_from, cache, precision = "fp32";
+  std::string out, model = "gladius-tiny", tokenizer, init_from, cache;
   double epochs = 1, lr = 1e-3, validation = 0.05;
   int64_t steps = 0, context = 0, vocab = 0;
   std::optional<double> min_lr;
@@ -34,6 +34,7 @@ struct Options {
   bool resume = false, allow_changes = false;
   std::vector<std::string> export_gguf;
   TrainSettings settings;
+  StepOptions step;
   ComputeOptions compute;
 };
 
@@ -180,9 +181,9 @@ std::optional<FoundCheckpoint> find_resumed(const Options& o) {
 // A run keeps the precision that it began with: "auto" chooses once.
 Precision run_precision(const Options& o, const FoundCheckpoint* found, const Config& config,
                         const TrainSettings& settings, Backend& backend) {
-  const bool keeps = o.precision == "auto" && found;
-  return choose_precision(keeps ? precision_of(found->checkpoint.state) : o.precision, config, settings.batch,
-                          settings.context, backend);
+  const bool keeps = o.step.precision == "auto" && found;
+  return choose_precision(keeps ? precision_of(found->checkpoint.state) : o.step.precision, config,
+                          settings.batch, settings.context, backend);
 }
 
 // Goes on from a checkpoint. Says what changed since, and refuses unless that is allowed.
@@ -209,21 +210,6 @@ void export_run(const Options& o, Backend& backend) {
     const fs::path path = export_gguf(source, o.out, file_name(source.model.config.name), options, backend);
     fmt::print("{}  {}\n", path.string(), human_bytes(fs::file_size(path)));
   }
-}
-
-// Better an error now than a killed process later.
-void check_memory(const Config& config, const TrainSettings& settings, Backend& backend) {
-  const uint64_t needed = plan_memory(config, settings.batch, settings.context, backend).total();
-  const uint64_t total = total_memory(), available = available_memory();
-  if (total > 0 && needed > total) {
-    fail(
-        "this run needs {} of memory and the machine has {}; take a smaller --batch, and more --accum to "
-        "make up for it",
-        human_bytes(needed), human_bytes(total));
-  }
-  if (available > 0 && needed > available)
-    note("this run needs {} of memory, of which {} are available\n", human_bytes(needed),
-         human_bytes(available));
 }
 
 // Makes the run's folder and keeps other processes out of it until this one ends.
@@ -255,7 +241,8 @@ void run(const Options& o) {
        backend->threads(), backend->threads() == 1 ? "" : "s");
   note("{} tokens to train on; {}\n", grouped(static_cast<int64_t>(data.splits.training.size())),
        data.splits.description);
-  check_memory(config, settings, *backend);
+  const StepShape shape{settings.batch, settings.context, settings.precision};
+  settings.recompute = choose_recompute(o.step, config, shape, *backend).recompute;
   Trainer trainer(settings, std::move(model), tokenizer, data.splits, data.id, *backend, pool);
   if (found) resume(o, *found, trainer, vocab);
   found.reset();  // its file is mapped
@@ -383,7 +370,7 @@ void add_train(CLI::App& app) {
   add_model_options(*command, *o);
   add_schedule_options(*command, *o);
   add_run_options(*command, *o);
-  add_precision_option(*command, o->precision);
+  add_step_options(*command, o->step);
   add_compute_options(*command, o->compute);
   command->footer(
       "Example:\n  gladius train corpus.txt --out run --model gladius-tiny --epochs 4 --batch 16 "

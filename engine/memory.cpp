@@ -53,6 +53,7 @@ void Gradient::recycle() {
 
 BufferPool::~BufferPool() {
   release_free();
+  for (Buffer* buffer : empty_) delete buffer;
   for (Gradient* gradient : free_gradients_) delete gradient;
 }
 
@@ -101,8 +102,31 @@ Ref<Buffer> BufferPool::wrap(const void* data, size_t bytes, std::shared_ptr<con
 
 void BufferPool::give_back(Buffer* buffer) {
   const std::lock_guard lock(mutex_);
+  if (!buffer->data) return empty_.push_back(buffer);
   in_use_ -= buffer->bytes;
   free_[buffer->bytes].push_back(buffer);
+}
+
+void BufferPool::take_memory(Buffer& buffer) {
+  if (!buffer.pool || !buffer.data) fail("memory of {} bytes is not the pool's to take back", buffer.bytes);
+  const std::lock_guard lock(mutex_);
+  Buffer* holder = nullptr;
+  if (empty_.empty()) {
+    holder = new Buffer;
+  } else {
+    holder = empty_.back();
+    empty_.pop_back();
+  }
+  holder->data = std::exchange(buffer.data, nullptr);
+  holder->bytes = buffer.bytes;
+  in_use_ -= buffer.bytes;
+  free_[buffer.bytes].push_back(holder);
+}
+
+void BufferPool::restore_memory(Buffer& buffer, Buffer& from) {
+  if (buffer.data || !from.pool || buffer.bytes != from.bytes)
+    fail("a buffer of {} bytes cannot take the memory of one of {}", buffer.bytes, from.bytes);
+  buffer.data = std::exchange(from.data, nullptr);
 }
 
 void BufferPool::give_back(Gradient* gradient) {

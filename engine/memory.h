@@ -44,7 +44,7 @@ class BufferPool;
 // A run of bytes, aligned to 64. Either the pool's own memory or a view of something that `keeper` keeps
 // alive, such as a mapped file (then read-only by convention).
 struct Buffer {
-  std::byte* data = nullptr;
+  std::byte* data = nullptr;  // null while its memory is lent out (BufferPool::take_memory)
   size_t bytes = 0;
   std::atomic<int> owners{0};
   std::shared_ptr<BufferPool> pool;    // where the memory returns to; null for foreign memory
@@ -77,6 +77,11 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
   // Wraps memory that somebody else owns.
   static Ref<Buffer> wrap(const void* data, size_t bytes, std::shared_ptr<const void> keeper);
 
+  // Takes a pool buffer's memory back while its owners keep the buffer, whose data is null until they
+  // restore_memory: the memory of another buffer of as many bytes, which is left without.
+  void take_memory(Buffer& buffer);
+  void restore_memory(Buffer& buffer, Buffer& from);
+
   size_t bytes_in_use() const;  // handed out now
   size_t bytes_held() const;  // taken from the system, in use or free; it never shrinks before release_free()
   size_t allocations() const;  // how often memory was taken from the system
@@ -91,6 +96,7 @@ class BufferPool : public std::enable_shared_from_this<BufferPool> {
 
   mutable std::mutex mutex_;
   std::map<size_t, std::vector<Buffer*>> free_;
+  std::vector<Buffer*> empty_;  // buffers without memory
   std::vector<Gradient*> free_gradients_;
   size_t in_use_ = 0, held_ = 0, allocations_ = 0;
 };

@@ -86,6 +86,11 @@ Tensor Tensor::slice(int64_t begin, int64_t end) const {
   return tensor;
 }
 
+void Tensor::no_data() const {
+  if (!buffer_) fail("a tensor is missing: it has no data");
+  fail("the values of a tensor {} are given up until the backward pass computes them anew", shape_.text());
+}
+
 void Tensor::set_requires_grad(BufferPool& pool) {
   if (dtype_ != DType::F32) fail("only F32 tensors have gradients, not {}", dtype_info(dtype_).name);
   if (!grad_) grad_ = pool.allocate_gradient();

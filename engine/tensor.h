@@ -52,7 +52,7 @@ class Tensor {
   size_t bytes() const { return tensor_bytes(dtype_, shape_); }
 
   std::byte* data() const {  // throws Error for no tensor
-    if (!buffer_) fail("a tensor is missing: it has no data");
+    if (!buffer_ || !buffer_->data) no_data();
     return buffer_->data + offset_;
   }
   float* f32() const { return typed<float>(DType::F32); }
@@ -62,6 +62,13 @@ class Tensor {
   Tensor reshaped(Shape shape) const;
   // Rows [begin, end) of the first dimension, sharing memory; without gradient.
   Tensor slice(int64_t begin, int64_t end) const;
+
+  // Gives the memory back to the pool while every tensor that shares it stays; their data() throws Error
+  // until it is restored: from a tensor of as many bytes that has the values again, and is left without data.
+  void drop_data(BufferPool& pool) const { pool.take_memory(*buffer_.get()); }
+  void restore_data(BufferPool& pool, const Tensor& from) const {
+    pool.restore_memory(*buffer_.get(), *from.buffer_.get());
+  }
 
   // ---- gradient ----
 
@@ -82,6 +89,7 @@ class Tensor {
   void reset_grad() const;  // the next contribution overwrites; memory is kept
 
  private:
+  [[noreturn]] void no_data() const;
   template <class T>
   T* typed(DType expected) const {
     if (dtype_ != expected || !buffer_) {

@@ -4,33 +4,97 @@
 #include "model/model.h"
 
 namespace gladius {
+namespace {
+
+// What one half of a layer computes between the residual stream it reads and the product that it adds to it.
+struct AttentionValues {
+  Tensor normed;  // [M, C]
+  Tensor q;       // [M, H*D]
+  Tensor k, v;    // [M, G*D]
+  Tensor mixed;   // [M, H*D]
+};
+struct FeedForwardValues {
+  Tensor normed;    // [M, C]
+  Tensor gate, up;  // [M, F]
+  Tensor gated;     // [M, F]
+};
+
+// Attention: every token gathers from the tokens before it.
+AttentionValues attend(Context& ctx, const Config& c, const Layer& layer, const RopeTable& rope_table,
+                       const TokenBatch& batch, const Tensor& x, LayerKvCache* past) {
+  const AttentionHeads heads{.batch = batch.B, .query = c.heads, .kv = c.kv_heads, .width = c.head_dim};
+  AttentionValues a;
+  a.normed = rms_norm(ctx, x, layer.attn_norm, c.norm_eps);
+  a.q = rope(ctx, linear(ctx, a.normed, layer.q), batch.positions, rope_table, c.heads);
+  a.k = rope(ctx, linear(ctx, a.normed, layer.k), batch.positions, rope_table, c.kv_heads);
+  a.v = linear(ctx, a.normed, layer.v);
+  a.mixed = attention(ctx, a.q, a.k, a.v, heads, past);
+  return a;
+}
+
+// Feed-forward: every token by itself.
+FeedForwardValues feed_forward(Context& ctx, const Config& c, const Layer& layer, const Tensor& x) {
+  FeedForwardValues f;
+  f.normed = rms_norm(ctx, x, layer.ffn_norm, c.norm_eps);
+  f.gate = linear(ctx, f.normed, layer.gate);
+  f.up = linear(ctx, f.normed, layer.up);
+  f.gated = swiglu(ctx, f.gate, f.up);
+  return f;
+}
+
+// What the backward pass will compute anew (Context::recompute) of each half, whose input x stays.
+void give_up(Context& ctx, const Model& model, int64_t index, const RopeTable& rope_table,
+             const TokenBatch& batch, const Tensor& x, const AttentionValues& a) {
+  const Config& c = model.config;
+  if (index < ctx.recompute.layers) {
+    ctx.compute_anew<5>({a.normed, a.q, a.k, a.v, a.mixed}, [=, &model](Context& again) {
+      AttentionValues fresh = attend(again, model.config, model.layer(index), rope_table, batch, x, nullptr);
+      return std::array{fresh.normed, fresh.q, fresh.k, fresh.v, fresh.mixed};
+    });
+  } else if (ctx.recompute.elementwise) {
+    ctx.compute_anew<1>({a.normed},
+                        [x, weight = model.layer(index).attn_norm, eps = c.norm_eps](Context& again) {
+                          return std::array{rms_norm(again, x, weight, eps)};
+                        });
+  }
+}
+void give_up(Context& ctx, const Model& model, int64_t index, const Tensor& x, const FeedForwardValues& f) {
+  const Config& c = model.config;
+  if (index < ctx.recompute.layers) {
+    ctx.compute_anew<4>({f.normed, f.gate, f.up, f.gated}, [=, &model](Context& again) {
+      FeedForwardValues fresh = feed_forward(again, model.config, model.layer(index), x);
+      return std::array{fresh.normed, fresh.gate, fresh.up, fresh.gated};
+    });
+  } else if (ctx.recompute.elementwise) {
+    ctx.compute_anew<2>(
+        {f.normed, f.gated},
+        [x, gate = f.gate, up = f.up, weight = model.layer(index).ffn_norm, eps = c.norm_eps](
+            Context& again) { return std::array{rms_norm(again, x, weight, eps), swiglu(again, gate, up)}; });
+  }
+}
+
+}  // namespace
 
 Tensor forward(Context& ctx, const Model& model, const RopeTable& rope_table, const TokenBatch& batch,
                KvCache* cache) {
   const Config& c = model.config;
-  const AttentionHeads heads{.batch = batch.B, .query = c.heads, .kv = c.kv_heads, .width = c.head_dim};
-
   Tensor x = embedding(ctx, model.embedding(), batch.tokens);  // [M, C] the residual stream
 
   for (int64_t index = 0; index < c.layers; ++index) {
     const Layer layer = model.layer(index);
-
-    // Attention: every token gathers from the tokens before it.
-    Tensor normed = rms_norm(ctx, x, layer.attn_norm, c.norm_eps);                                // [M, C]
-    Tensor q = rope(ctx, linear(ctx, normed, layer.q), batch.positions, rope_table, c.heads);     // [M, H*D]
-    Tensor k = rope(ctx, linear(ctx, normed, layer.k), batch.positions, rope_table, c.kv_heads);  // [M, G*D]
-    Tensor v = linear(ctx, normed, layer.v);                                                      // [M, G*D]
     LayerKvCache* past = cache ? &cache->layers[static_cast<size_t>(index)] : nullptr;
-    Tensor mixed = attention(ctx, q, k, v, heads, past);
-    x = linear(ctx, mixed, layer.attn_output, x);  // [M, C] + residual
-
-    // Feed-forward: every token by itself.
-    normed = rms_norm(ctx, x, layer.ffn_norm, c.norm_eps);  // [M, C]
-    Tensor gate = linear(ctx, normed, layer.gate);          // [M, F]
-    Tensor up = linear(ctx, normed, layer.up);              // [M, F]
-    x = linear(ctx, swiglu(ctx, gate, up), layer.down, x);  // [M, C] + residual
+    Tensor before = x;
+    {
+      const AttentionValues a = attend(ctx, c, layer, rope_table, batch, x, past);
+      x = linear(ctx, a.mixed, layer.attn_output, x);  // + residual
+      if (ctx.tape) give_up(ctx, model, index, rope_table, batch, before, a);
+    }
+    before = x;
+    const FeedForwardValues f = feed_forward(ctx, c, layer, x);
+    x = linear(ctx, f.gated, layer.down, x);  // + residual
+    if (ctx.tape) give_up(ctx, model, index, before, f);
   }
-  return rms_norm(ctx, x, model.output_norm(), c.norm_eps);  // [M, C]
+  return rms_norm(ctx, x, model.output_norm(), c.norm_eps);
 }
 
 Tensor logits(Context& ctx, const Model& model, const Tensor& hidden) {

@@ -3,6 +3,7 @@
 #include <cstdlib>
 #include <new>
 
+#include "tests/batch_support.h"
 #include "tests/engine_support.h"
 #include "train/optimizer.h"
 #include "train/train_step.h"
@@ -33,23 +34,6 @@ void operator delete(void* memory, size_t, std::align_val_t) noexcept { std::fre
 using namespace gladius;
 using namespace gladius::test;
 
-namespace {
-
-std::vector<Batch> random_batches(Random& random, int64_t count, int64_t B, int64_t T, int64_t vocab) {
-  std::vector<Batch> batches;
-  for (int64_t i = 0; i < count; ++i) {
-    Batch batch{B, T, {}, {}, B * T};
-    for (int64_t m = 0; m < B * T; ++m) {
-      batch.tokens.push_back(static_cast<int32_t>(random.below(vocab)));
-      batch.targets.push_back(static_cast<int32_t>(random.below(vocab)));
-    }
-    batches.push_back(std::move(batch));
-  }
-  return batches;
-}
-
-}  // namespace
-
 TEST_CASE("the counter counts") {
   const size_t before = heap_allocations;
   ::operator delete(::operator new(1));  // a new-expression without use would be left out by the compiler
@@ -70,7 +54,8 @@ TEST_CASE("training steps from the third on allocate nothing") {
       const std::vector<Batch> batches = random_batches(random, 2, 3, 13, config.vocab);
       Context ctx{backend, *pool};
       AdamW optimiser({}, model, ctx);
-      GradientStep gradients(backend, *pool, model, 3, 13);
+      GradientStep gradients(backend, *pool, model,
+                             {.B = 3, .T = 13, .recompute = {.elementwise = true, .layers = 1}});
       double loss = 0;
       for (int step = 1; step <= 6; ++step) {
         const size_t heap = heap_allocations, system = pool->allocations();

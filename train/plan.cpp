@@ -9,7 +9,6 @@
 #include <limits>
 
 #include "engine/random.h"
-#include "train/train_step.h"
 
 namespace gladius {
 namespace {
@@ -33,7 +32,7 @@ Batch random_batch(const Config& config, int64_t B, int64_t T) {
 
 }  // namespace
 
-MemoryPlan plan_memory(const Config& config, int64_t B, int64_t T, const Backend& backend) {
+MemoryPlan plan_memory(const Config& config, const StepShape& shape, const Backend& backend) {
   MemoryPlan plan{};
   plan.program = resident_bytes();
   plan.scratch = backend.scratch_bytes();
@@ -47,24 +46,40 @@ MemoryPlan plan_memory(const Config& config, int64_t B, int64_t T, const Backend
   set_trainable(model, *pool);
   const AdamW optimizer(AdamWOptions{}, model, ctx);
   try {
-    GradientStep step(*null, *pool, model, B, T);
-    const Batch batch = random_batch(config, B, T);
+    GradientStep step(*null, *pool, model, shape);
+    const Batch batch = random_batch(config, shape.B, shape.T);
     step.run({&batch, 1});
   } catch (const Error& error) {
-    fail("a step of {} sequences of {} tokens is more than this system lends memory for: {}", B, T,
-         error.what());
+    fail("a step of {} sequences of {} tokens is more than this system lends memory for: {}", shape.B,
+         shape.T, error.what());
   }
   plan.activations = pool->bytes_held() - plan.weights - plan.gradients - plan.moments;
   return plan;
 }
 
-TimePlan measure_time(const Config& config, int64_t B, int64_t T, Backend& backend, Precision precision) {
+Recompute recompute_all(const Config& config) { return {.elementwise = true, .layers = config.layers}; }
+
+Recompute least_recompute(const Config& config, StepShape shape, const Backend& backend, size_t bytes) {
+  const auto fits = [&](Recompute recompute) {
+    shape.recompute = recompute;
+    return plan_memory(config, shape, backend).total() <= bytes;
+  };
+  if (fits({})) return {};
+  int64_t too_few = -1, enough = config.layers;  // layers whole
+  while (enough - too_few > 1) {
+    const int64_t middle = (too_few + enough) / 2;
+    (fits({true, middle}) ? enough : too_few) = middle;
+  }
+  return {true, enough};
+}
+
+TimePlan measure_time(const Config& config, const StepShape& shape, Backend& backend) {
   const std::shared_ptr<BufferPool> pool = BufferPool::make();
   Context ctx{backend, *pool};
   Model model = new_model(config, 0, *pool, backend.threads());
   AdamW optimizer(AdamWOptions{}, model, ctx);
-  GradientStep step(backend, *pool, model, B, T, precision);
-  const Batch batch = random_batch(config, B, T);
+  GradientStep step(backend, *pool, model, shape);
+  const Batch batch = random_batch(config, shape.B, shape.T);
   TimePlan plan{};
   for (int round = 0; round < 2; ++round) {  // the first one warms up: pages, caches, the pool
     const auto start = Clock::now();

@@ -7,6 +7,7 @@
 #include "kernels/backend.h"
 #include "model/config.h"
 #include "train/optimizer.h"
+#include "train/train_step.h"
 
 namespace gladius {
 
@@ -21,16 +22,20 @@ struct MemoryPlan {
   size_t total() const { return weights + gradients + moments + activations + scratch + program; }
 };
 
-// B sequences of T tokens in each micro-batch.
-MemoryPlan plan_memory(const Config& config, int64_t B, int64_t T, const Backend& backend);
+MemoryPlan plan_memory(const Config& config, const StepShape& shape, const Backend& backend);
+
+// Everything that the model's forward pass can give up.
+Recompute recompute_all(const Config& config);
+// The least that a step has to compute anew to fit into `bytes`; everything, where even that does not
+// suffice. shape.recompute is ignored.
+Recompute least_recompute(const Config& config, StepShape shape, const Backend& backend, size_t bytes);
 
 // Seconds that one micro-batch's forward and backward pass and one optimiser step take, measured by doing
 // them once after a warm-up, on random tokens. Needs the planned memory.
 struct TimePlan {
   double micro_batch, optimiser;
 };
-TimePlan measure_time(const Config& config, int64_t B, int64_t T, Backend& backend,
-                      Precision precision = Precision::fp32);
+TimePlan measure_time(const Config& config, const StepShape& shape, Backend& backend);
 
 // Seconds that the three products of a linear layer (forward, gradients of input and of weight) take in each
 // precision for B sequences of T tokens, the best of several tries: what a training step mostly consists of.

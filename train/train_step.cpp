@@ -4,13 +4,12 @@
 
 namespace gladius {
 
-GradientStep::GradientStep(Backend& backend, BufferPool& pool, const Model& model, int64_t B, int64_t T,
-                           Precision precision)
-    : ctx_{backend, pool, nullptr, precision},
+GradientStep::GradientStep(Backend& backend, BufferPool& pool, const Model& model, const StepShape& shape)
+    : ctx_{backend, pool, nullptr, shape.precision, shape.recompute},
       model_(model),
-      rope_table_(make_rope_table(model.config, T, pool)),
-      inputs_(make_token_batch(B, T, pool)),
-      targets_(pool, DType::I32, {B * T}) {}
+      rope_table_(make_rope_table(model.config, shape.T, pool)),
+      inputs_(make_token_batch(shape.B, shape.T, pool)),
+      targets_(pool, DType::I32, {shape.B * shape.T}) {}
 
 void GradientStep::load(const Batch& batch) {
   if (batch.B != inputs_.B || batch.T != inputs_.T) {

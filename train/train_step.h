@@ -10,12 +10,17 @@
 
 namespace gladius {
 
+// How a step is computed: micro-batches of B sequences of T tokens.
+struct StepShape {
+  int64_t B, T;
+  Precision precision = Precision::fp32;
+  Recompute recompute = {};
+};
+
 // Holds the tape and the input tensors, so that steps after the first few allocate nothing.
 class GradientStep {
  public:
-  // Micro-batches have B sequences of T tokens.
-  GradientStep(Backend& backend, BufferPool& pool, const Model& model, int64_t B, int64_t T,
-               Precision precision = Precision::fp32);
+  GradientStep(Backend& backend, BufferPool& pool, const Model& model, const StepShape& shape);
 
   // Mean cross entropy (nats per target) over all targets of the micro-batches; every weight holds that
   // mean's gradient afterwards, however the targets are spread over the micro-batches. Throws Error when

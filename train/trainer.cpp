@@ -54,7 +54,8 @@ Trainer::Trainer(TrainSettings settings, Model model, std::shared_ptr<const Toke
       model_(std::move(model)),
       tokenizer_(std::move(tokenizer)),
       optimizer_(settings_.adamw, model_, ctx_),
-      gradients_(backend, *pool_, model_, settings_.batch, settings_.context, settings_.precision),
+      gradients_(backend, *pool_, model_,
+                 {settings_.batch, settings_.context, settings_.precision, settings_.recompute}),
       training_(splits.training, settings_.context, window_start(tokenizer_->vocab()), settings_.seed),
       micro_batches_(static_cast<size_t>(settings_.accum)) {
   if (tokenizer_->vocab().size() != model_.config.vocab) {

@@ -24,7 +24,8 @@ struct TrainSettings {
   int64_t accum = 1;             // micro-batches in a step
   uint64_t seed = 1;
   Precision precision = Precision::fp32;
-  Schedule schedule;  // total_steps ends the run
+  Recompute recompute = {};  // no checkpoint holds it: it changes no result
+  Schedule schedule;         // total_steps ends the run
   AdamWOptions adamw;
   int64_t save_every =
       500;       // steps between checkpoints, each after a validation; there is one at the end, too

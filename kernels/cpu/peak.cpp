@@ -41,8 +41,8 @@ double measure_peak_flops(int threads, Precision precision, std::string_view isa
   };
   constexpr double long_enough = 2e-3;  // for the clock, and for starting threads not to count
   int64_t rounds = 1000;
-  while (seconds_of(rounds) < long_enough) rounds *= 2;
-  const double seconds = least_of_tries([&] { return seconds_of(rounds); });
+  double seconds = 0;  // the least of several: one try may have waited for another program
+  while ((seconds = least_of_tries([&] { return seconds_of(rounds); })) < long_enough) rounds *= 2;
   return static_cast<double>(threads * rounds * peak.flops_per_round) / seconds;
 }
 
