@@ -14,7 +14,7 @@ struct Avx512Bf16 : Avx512Base<Avx512Bf16> {};
 struct Bf16Pairs {
   using V = Vec<Avx512Bf16>;
   using Words = Bf16Pairs;
-  static constexpr int64_t per_word = 2;
+  static constexpr int64_t word_floats = 1, per_word = 2;
 
   static GLADIUS_INLINE V along(const float* x) {
     return to_words(
