@@ -51,6 +51,10 @@ std::vector<Operation> matrix_operations(const Array& a, const Array& b) {
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_nn(d, A, B, C, {}); });
   product("matmul_tn", {150, 170, 300},
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_tn(d, A, B, C, {}); });
+  product("matmul_nt in bf16", {149, 170, 301, Precision::bf16},
+          [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {true, A}); });
+  product("matmul_tn in bf16", {149, 170, 301, Precision::bf16},
+          [=](Backend& x, MatmulDims d, float* C) { x.matmul_tn(d, A, B, C, {}); });
   static_assert(few <= cpu::few_rows);
   product("few rows", {few, 800, 85},
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {}); });

@@ -41,7 +41,7 @@ struct Gemm {
 
   static void multiply_block(const GemmTask& t, const Work& work, int64_t p) {
     const int64_t k = smaller(work.block_k, t.k - p), after = p + k, group = gemm_group_panels * work.height;
-    const int64_t words = Pack::words(k);
+    const int64_t words = Pack::words(k), floats = words * Panels::word_floats;
     Pack::pack(t.b.from(0, p), t.cols, t.cols, k, cols, work.b);
     const bool last = after >= t.k;
     Prefetch<Isa> next_b(last ? t.next_b : t.b.from(0, after), last && !t.next_b.data ? 0 : t.cols,
@@ -57,8 +57,9 @@ struct Gemm {
           const int64_t at = (i0 + i) * t.c_stride + j;
           multiply_tile<Isa, typename Panels::Words, false>(
               smaller(work.height, rows - i), smaller(cols, t.cols - j),
-              {words, work.a + i * words, 1, work.height, work.b + j * words, cols}, t.c + at, t.c_stride,
-              {to.add, to.residual ? to.residual + at : nullptr}, {&next_a, &next_b});
+              {words, work.a + i * floats, Panels::word_floats, work.height * Panels::word_floats,
+               work.b + j * floats, cols * Panels::word_floats},
+              t.c + at, t.c_stride, {to.add, to.residual ? to.residual + at : nullptr}, {&next_a, &next_b});
         }
       }
     }

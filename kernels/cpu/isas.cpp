@@ -68,7 +68,7 @@ const char* missing_avx512_bf16(const X86Features& x) {
 #elif defined(__aarch64__)
 
 struct ArmFeatures {
-  bool half = false, dot = false, i8mm = false;
+  bool half = false, dot = false, i8mm = false, bf16 = false;
 };
 
 // Bits of Linux's HWCAP and HWCAP2 (asm/hwcap.h); elsewhere only the baseline is taken.
@@ -79,6 +79,7 @@ ArmFeatures arm_features() {
   x.half = first & (1ul << 10);   // HWCAP_ASIMDHP
   x.dot = first & (1ul << 20);    // HWCAP_ASIMDDP
   x.i8mm = second & (1ul << 13);  // HWCAP2_I8MM
+  x.bf16 = second & (1ul << 14);  // HWCAP2_BF16
 #endif
   return x;
 }
@@ -90,6 +91,10 @@ const char* missing_neon_dotprod(const ArmFeatures& x) {
 const char* missing_neon_i8mm(const ArmFeatures& x) {
   if (*missing_neon_dotprod(x)) return missing_neon_dotprod(x);
   return x.i8mm ? "" : "the CPU lacks the int8 matrix instructions (I8MM)";
+}
+const char* missing_neon_bf16(const ArmFeatures& x) {
+  if (*missing_neon_i8mm(x)) return missing_neon_i8mm(x);
+  return x.bf16 ? "" : "the CPU lacks the BF16 instructions";
 }
 
 #endif
@@ -112,6 +117,7 @@ std::vector<Isa> detect() {
   add("neon", "", table_neon);
   add("neon_dotprod", missing_neon_dotprod(x), table_neon_dotprod);
   add("neon_i8mm", missing_neon_i8mm(x), table_neon_i8mm);
+  add("neon_bf16", missing_neon_bf16(x), table_neon_bf16);
 #endif
   return isas;
 }

@@ -23,5 +23,6 @@ const KernelTable& table_avx512_bf16();
 const KernelTable& table_neon();
 const KernelTable& table_neon_dotprod();
 const KernelTable& table_neon_i8mm();
+const KernelTable& table_neon_bf16();
 
 }  // namespace gladius::cpu

@@ -10,63 +10,66 @@ template <class Isa, class Panels>
 struct Packing {
   using V = Vec<Isa>;
   static constexpr int64_t w = lanes<Isa>;
-  static constexpr int64_t per_word = Panels::per_word;
+  static constexpr int64_t per_word = Panels::per_word, word_floats = Panels::word_floats;
+  static constexpr int64_t side = w / word_floats;  // words of a vector
 
   // Words that k elements take.
   static constexpr int64_t words(int64_t k) { return (k + per_word - 1) / per_word; }
 
-  // Elements (i, p), i < n, p < k, of x as panels of `width` values of i: y[panel][word][width], zeros beyond
-  // n and k. Values of i below `readable` may be read, too.
+  // Elements (i, p), i < n, p < k, of x as panels of `width` values of i: words y[panel][word][width], zeros
+  // beyond n and k. Values of i below `readable` may be read, too.
   static void pack(const GemmOperand& x, int64_t n, int64_t readable, int64_t k, int64_t width, float* y) {
     if (!x.k_contiguous) return pack_lines(n, readable, k, x.data, x.stride, width, y);
     for (int64_t i = 0; i < n; i += width)
-      pack_rows(n - i < width ? n - i : width, k, x.data + i * x.stride, x.stride, width, y + i * words(k));
+      pack_rows(n - i < width ? n - i : width, k, x.data + i * x.stride, x.stride, width, y + i * floats(k));
   }
 
   // One panel from rows that are contiguous along k: squares of vectors are transposed in registers.
   static void pack_rows(int64_t count, int64_t k, const float* x, int64_t stride, int64_t width, float* y) {
-    const float* end = y + words(k) * width;
-    for (int64_t p = 0; p < k; p += w * per_word, y += w * width) {
+    const float* end = y + floats(k) * width;
+    for (int64_t p = 0; p < k; p += side * per_word, y += w * width) {
       const int64_t rest = k - p;
-      for (int64_t i0 = 0; i0 < width; i0 += w) {
-        RawVector<w> square[w];
+      for (int64_t i0 = 0; i0 < width; i0 += side) {
+        RawVector<w> square[side];
 #pragma GCC unroll 16
-        for (int64_t i = 0; i < w; ++i) {
+        for (int64_t i = 0; i < side; ++i) {
           const float* row = x + (i0 + i) * stride + p;
           square[i] = RawVector<w>{};
           if (i0 + i < count)
-            to_raw(rest >= w * per_word ? Panels::along(row) : along_first(row, rest), square[i]);
+            to_raw(rest >= side * per_word ? Panels::along(row) : along_first(row, rest), square[i]);
         }
-        transpose<w>(square);
-        store_square(square, rest, width - i0, y + i0, width, end);
+        transpose<w, word_floats>(square);
+        store_square(square, rest, width - i0, y + i0 * word_floats, width, end);
       }
     }
   }
 
  private:
+  static constexpr int64_t floats(int64_t k) { return words(k) * word_floats; }
+
   static GLADIUS_INLINE void to_raw(V v, RawVector<w>& raw) { store<Isa>(reinterpret_cast<float*>(&raw), v); }
 
   static V along_first(const float* x, int64_t n) {
-    alignas(64) float buffer[w * per_word] = {};
+    alignas(64) float buffer[side * per_word] = {};
     for (int64_t i = 0; i < n; ++i) buffer[i] = x[i];
     return Panels::along(buffer);
   }
 
-  // Stores the first n lanes of the lines that `rest` elements take. Where a panel is narrower than a vector,
+  // Stores the first n words of the lines that `rest` elements take. Where a panel is narrower than a vector,
   // whole vectors may be stored, because the next line overwrites what is too much, but not past the panel's
   // end.
   static GLADIUS_INLINE void store_square(const RawVector<w>* square, int64_t rest, int64_t n, float* y,
                                           int64_t width, const float* end) {
-    const bool whole = n >= w || width < w;
+    const bool whole = n >= side || width < side;
 #pragma GCC unroll 16
-    for (int64_t i = 0; i < w; ++i, y += width) {
+    for (int64_t i = 0; i < side; ++i, y += width * word_floats) {
       if (i * per_word >= rest) break;
       if (whole && y + w <= end) {
         __builtin_memcpy(y, &square[i], sizeof(square[i]));
       } else {
         float lanes_of[w];
         __builtin_memcpy(lanes_of, &square[i], sizeof(lanes_of));
-        for (int64_t j = 0; j < n && j < w; ++j) y[j] = lanes_of[j];
+        for (int64_t j = 0; j < n * word_floats && j < w; ++j) y[j] = lanes_of[j];
       }
     }
   }
@@ -74,28 +77,28 @@ struct Packing {
   // All panels from lines that are contiguous along i.
   static void pack_lines(int64_t n, int64_t readable, int64_t k, const float* x, int64_t stride,
                          int64_t width, float* y) {
-    const int64_t panel = words(k) * width, vectors = (width + w - 1) / w;
+    const int64_t panel = floats(k) * width, vectors = (width + side - 1) / side;
     // Whole vectors are stored where the panel's next line overwrites what is too much.
     int64_t whole = n / width * width;
-    while (whole > 0 && whole - width + vectors * w > readable) whole -= width;
-    const int64_t end = width % w == 0 ? k / per_word : (k - 1) / per_word;
+    while (whole > 0 && whole - width + vectors * side > readable) whole -= width;
+    const int64_t end = width % side == 0 ? k / per_word : (k - 1) / per_word;
     for (int64_t line = 0; line < end; ++line) {
       const float* from = x + line * per_word * stride;
-      float* to = y + line * width;
+      float* to = y + line * width * word_floats;
       if (vectors == 1) {
         for (int64_t i = 0; i < whole; i += width, to += panel)
           store<Isa>(to, Panels::across(from + i, stride));
       } else {
         for (int64_t i = 0; i < whole; i += width, to += panel)
           for (int64_t v = 0; v < vectors; ++v)
-            store<Isa>(to + v * w, Panels::across(from + i + v * w, stride));
+            store<Isa>(to + v * w, Panels::across(from + i + v * side, stride));
       }
     }
     for (int64_t line = 0; line < words(k); ++line) {
       const int64_t lines = k - line * per_word < per_word ? k - line * per_word : per_word;
       for (int64_t i = line < end ? whole : 0; i < n; i += width) {
         pack_line_exactly(n - i < width ? n - i : width, lines, x + line * per_word * stride + i, stride,
-                          width, y + i * words(k) + line * width);
+                          width, y + i * floats(k) + line * width * word_floats);
       }
     }
   }
@@ -103,12 +106,14 @@ struct Packing {
   // Line of a panel from `count` values of `lines` lines, with zeros in place of what is missing.
   static void pack_line_exactly(int64_t count, int64_t lines, const float* x, int64_t stride, int64_t width,
                                 float* y) {
-    for (int64_t i0 = 0; i0 < width; i0 += w) {
-      alignas(64) float padded[per_word * w] = {}, packed[w];
+    for (int64_t i0 = 0; i0 < width; i0 += side) {
+      alignas(64) float padded[per_word * side] = {}, packed[w];
       for (int64_t line = 0; line < lines; ++line)
-        for (int64_t i = 0; i < w && i0 + i < count; ++i) padded[line * w + i] = x[line * stride + i0 + i];
-      store<Isa>(packed, Panels::across(padded, w));
-      for (int64_t i = 0; i < w && i0 + i < width; ++i) y[i0 + i] = packed[i];
+        for (int64_t i = 0; i < side && i0 + i < count; ++i)
+          padded[line * side + i] = x[line * stride + i0 + i];
+      store<Isa>(packed, Panels::across(padded, side));
+      for (int64_t i = 0; i < w && i0 * word_floats + i < width * word_floats; ++i)
+        y[i0 * word_floats + i] = packed[i];
     }
   }
 };

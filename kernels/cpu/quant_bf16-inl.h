@@ -1,9 +1,9 @@
 // Products with BF16 weights on CPUs that multiply pairs of BF16: activations stay in 16 bits, nothing is
-// widened. The instruction (vdpbf16ps) adds in float32, takes subnormal inputs for zero and rounds results to
-// nearest even, subnormal ones to zero.
+// widened. Pairs is the instruction set's type of a vector of such pairs (isa/*_bf16.cpp), which says how
+// their products are rounded:
+//   load(x), load_first(x, n)   a vector of BF16 values, of the first n and zeros
+//   multiply_add(a, b, sum)     sum + the products of two such vectors, a pair's in a lane
 #pragma once
-
-#include <immintrin.h>
 
 #include <cstdint>
 
@@ -11,12 +11,13 @@
 
 namespace gladius::cpu {
 
-template <class Isa>
+template <class Isa, class Pairs>
 struct Bf16Product {
-  static constexpr int R = 4;          // weight rows at once
-  static constexpr int64_t step = 32;  // elements of a vector
+  using V = Vec<Isa>;
+  static constexpr int R = 4;                      // weight rows at once
+  static constexpr int64_t step = 2 * lanes<Isa>;  // elements of a vector
 
-  // BF16 values, then zeros up to a multiple of 64 bytes.
+  // BF16 values, then zeros up to a whole vector.
   static void convert(int64_t K, const float* x, std::byte* a) {
     auto* y = reinterpret_cast<uint16_t*>(a);
     for (int64_t i = 0; i < K; ++i) y[i] = f32_to_bf16(x[i]);
@@ -31,23 +32,31 @@ struct Bf16Product {
       w[r] = reinterpret_cast<const uint16_t*>(t.w + (n + (r < rows ? r : 0)) * t.w_stride);
     const uint16_t* y[M];
     for (int i = 0; i < M; ++i) y[i] = reinterpret_cast<const uint16_t*>(t.a + (m + i) * t.a_stride);
-    __m512 s[M][R];
+    V s[M][R];
+#pragma GCC unroll 8
     for (int i = 0; i < M; ++i)
-      for (int r = 0; r < R; ++r) s[i][r] = _mm512_setzero_ps();
-    for (int64_t k = 0; k < t.K; k += step) {
-      const __mmask32 mask = t.K - k < step ? (__mmask32{1} << (t.K - k)) - 1 : ~__mmask32{0};
-      __m512i x[M];
-      for (int i = 0; i < M; ++i) x[i] = _mm512_loadu_si512(y[i] + k);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) s[i][r] = V(0.0f);
+    const auto add = [&](int64_t k, auto fetch) __attribute__((always_inline)) {
+      V x[M];
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) x[i] = Pairs::load(y[i] + k);
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
-        const auto wr = reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi16(mask, w[r] + k));
-        for (int i = 0; i < M; ++i) s[i][r] = _mm512_dpbf16_ps(s[i][r], wr, reinterpret_cast<__m512bh>(x[i]));
+        const V wr = fetch(w[r] + k);
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) s[i][r] = Pairs::multiply_add(wr, x[i], s[i][r]);
       }
-    }
-    for (int i = 0; i < M; ++i) {
-      float totals[R];
-      for (int r = 0; r < R; ++r) totals[r] = reduce_add<Isa>(Vec<Isa>(s[i][r]));
-      store_sums<Isa>(t, m + i, n, rows, totals);
-    }
+    };
+    int64_t k = 0;
+    for (; k + step <= t.K; k += step) add(k, [](const uint16_t* from) { return Pairs::load(from); });
+    if (k < t.K) add(k, [&](const uint16_t* from) { return Pairs::load_first(from, t.K - k); });
+    float totals[M][R];
+#pragma GCC unroll 8
+    for (int i = 0; i < M; ++i)
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) totals[i][r] = reduce_add<Isa>(s[i][r]);
+    for (int i = 0; i < M; ++i) store_sums<Isa>(t, m + i, n, rows, totals[i]);
   }
 
   static void run(const TileProduct& t) {
@@ -60,10 +69,10 @@ struct Bf16Product {
   }
 };
 
-template <class Isa>
+template <class Isa, class Pairs>
 void use_bf16_products(QuantKernels& kernels) {
-  kernels.convert_bf16 = Bf16Product<Isa>::convert;
-  kernels.matmul_bf16 = Bf16Product<Isa>::run;
+  kernels.convert_bf16 = Bf16Product<Isa, Pairs>::convert;
+  kernels.matmul_bf16 = Bf16Product<Isa, Pairs>::run;
 }
 
 }  // namespace gladius::cpu

@@ -58,7 +58,7 @@ template <class Isa>
 QuantKernels make_quant_kernels();
 // Defined in quant_bf16-inl.h: replaces the two entries for BF16 weights by ones that multiply pairs of BF16
 // directly.
-template <class Isa>
+template <class Isa, class Pairs>
 void use_bf16_products(QuantKernels& kernels);
 
 }  // namespace gladius::cpu

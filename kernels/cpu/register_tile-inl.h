@@ -8,17 +8,18 @@
 
 namespace gladius::cpu {
 
-// How the factors of a product are held in panels: as words of 32 bits, each with `per_word` neighbours along
-// the summed dimension. F32 panels hold the floats themselves.
+// How the factors of a product are held in panels: as words as large as `word_floats` floats, each with
+// `per_word` neighbours along the summed dimension. F32 panels hold the floats themselves.
 template <class Isa>
 struct F32Panels {
   using V = Vec<Isa>;
   using Words = F32Panels;  // what register tiles multiply
-  static constexpr int64_t per_word = 1;
+  static constexpr int64_t word_floats = 1, per_word = 1;
   // Words from what is contiguous along the summed dimension, a vector of them.
   static GLADIUS_INLINE V along(const float* x) { return load<Isa>(x); }
   // A word each from columns that are contiguous across it; its lines are `stride` apart.
   static GLADIUS_INLINE V across(const float* x, int64_t) { return load<Isa>(x); }
+  // Adds per_word products to each lane of a sum.
   static GLADIUS_INLINE V multiply_add(V a, V b, V sum) { return Isa::fma(a, b, sum); }
 };
 
@@ -66,8 +67,8 @@ struct Ahead {
   Prefetch<Isa>*a = nullptr, *b = nullptr;
 };
 
-// The factors of a register tile's product, k words long: word (i, p) of A is a[i * a_row + p * a_step], line
-// p of B is at b + p * b_step.
+// The factors of a register tile's product, k words long: word (i, p) of A is at a + i * a_row + p * a_step,
+// line p of B at b + p * b_step.
 struct TileFactors {
   int64_t k;
   const float* a;
@@ -76,49 +77,19 @@ struct TileFactors {
   int64_t b_step;
 };
 
-// C[R, gemm_cols] (+)= A·B (+ residual). In a panel or a transpose the rows of A are neighbours (a_row is 1);
-// otherwise they are Strided.
+// The sums of a register tile and how they walk the summed dimension. In a panel or a transpose the rows of A
+// are neighbours (a_row is 1 word); otherwise they are Strided. Specialised for panels whose multiply_add
+// makes more of two vectors than products lane by lane.
 template <class Isa, class Panels, int R, bool Strided>
-struct RegisterTile {
+struct TileLoop {
   using V = Vec<Isa>;
   static constexpr int vectors = Isa::gemm_vectors;
+  static constexpr int held = R;                           // rows of sums in registers
   static constexpr int bases = Strided ? (R + 2) / 3 : 1;  // row i is at bases[i / 3], 0 to 2 rows on
 
-  static void run(const TileFactors& f, float* c, int64_t c_stride, TileStore to, Ahead<Isa> ahead) {
-    V sums[R][vectors];
-#pragma GCC unroll 64
-    for (int i = 0; i < R; ++i)
-#pragma GCC unroll 8
-      for (int j = 0; j < vectors; ++j) sums[i][j] = V(0.0f);
-    // C is asked for early, some rows at a time: its lines come while others are multiplied.
-    const int64_t parts = f.k < 64 ? 1 : f.k < 224 ? f.k / 32 : 7, steps = f.k / parts;
-    const int64_t rows = (R + parts - 1) / parts;
-    for (int64_t part = 0; part < parts; ++part) {
-      for (int64_t i = part * rows; i < R && i < (part + 1) * rows; ++i) {
-        for (int64_t j = 0; j < vectors * lanes<Isa>; j += floats_per_line)
-          __builtin_prefetch(c + i * c_stride + j, 1);
-        if (ahead.a) ahead.a->fetch();
-        if (ahead.b) ahead.b->fetch();
-      }
-      const int64_t begin = part * steps;
-      multiply(f, begin, part + 1 < parts ? steps : f.k - begin, sums);
-    }
-#pragma GCC unroll 64
-    for (int i = 0; i < R; ++i) {
-#pragma GCC unroll 8
-      for (int j = 0; j < vectors; ++j) {
-        const int64_t at = i * c_stride + j * lanes<Isa>;
-        V sum = sums[i][j];
-        if (to.add) sum = sum + load<Isa>(c + at);
-        if (to.residual) sum = sum + load<Isa>(to.residual + at);
-        store<Isa>(c + at, sum);
-      }
-    }
-  }
-
- private:
+  // Adds the products of the words [begin, begin + steps).
   static GLADIUS_INLINE void multiply(const TileFactors& f, int64_t begin, int64_t steps,
-                                      V (&sums)[R][vectors]) {
+                                      V (&sums)[held][vectors]) {
     const float* a[bases];
     for (int i = 0; i < bases; ++i) a[i] = f.a + 3 * i * f.a_row + begin * f.a_step;
     const int64_t a_row = Strided ? f.a_row : 1, a_step = f.a_step, b_step = f.b_step;
@@ -135,6 +106,50 @@ struct RegisterTile {
       }
 #pragma GCC unroll 16
       for (int i = 0; i < bases; ++i) a[i] += a_step;
+    }
+  }
+
+  // Makes sums[i] row i of the tile.
+  static GLADIUS_INLINE void finish(V (&)[held][vectors]) {}
+};
+
+// C[R, gemm_cols] (+)= A·B (+ residual).
+template <class Isa, class Panels, int R, bool Strided>
+struct RegisterTile {
+  using V = Vec<Isa>;
+  using Loop = TileLoop<Isa, Panels, R, Strided>;
+  static constexpr int vectors = Isa::gemm_vectors;
+
+  static void run(const TileFactors& f, float* c, int64_t c_stride, TileStore to, Ahead<Isa> ahead) {
+    V sums[Loop::held][vectors];
+#pragma GCC unroll 64
+    for (int i = 0; i < Loop::held; ++i)
+#pragma GCC unroll 8
+      for (int j = 0; j < vectors; ++j) sums[i][j] = V(0.0f);
+    // C is asked for early, some rows at a time: its lines come while others are multiplied.
+    const int64_t parts = f.k < 64 ? 1 : f.k < 224 ? f.k / 32 : 7, steps = f.k / parts;
+    const int64_t rows = (R + parts - 1) / parts;
+    for (int64_t part = 0; part < parts; ++part) {
+      for (int64_t i = part * rows; i < R && i < (part + 1) * rows; ++i) {
+        for (int64_t j = 0; j < vectors * lanes<Isa>; j += floats_per_line)
+          __builtin_prefetch(c + i * c_stride + j, 1);
+        if (ahead.a) ahead.a->fetch();
+        if (ahead.b) ahead.b->fetch();
+      }
+      const int64_t begin = part * steps;
+      Loop::multiply(f, begin, part + 1 < parts ? steps : f.k - begin, sums);
+    }
+    Loop::finish(sums);
+#pragma GCC unroll 64
+    for (int i = 0; i < R; ++i) {
+#pragma GCC unroll 8
+      for (int j = 0; j < vectors; ++j) {
+        const int64_t at = i * c_stride + j * lanes<Isa>;
+        V sum = sums[i][j];
+        if (to.add) sum = sum + load<Isa>(c + at);
+        if (to.residual) sum = sum + load<Isa>(to.residual + at);
+        store<Isa>(c + at, sum);
+      }
     }
   }
 };

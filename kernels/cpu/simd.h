@@ -68,13 +68,14 @@ GLADIUS_INLINE void exchange(RawVector<W>& a, RawVector<W>& b, std::integer_sequ
   a = first;
 }
 
-// rows[i][j] = rows[j][i] of W rows of W lanes, by log2 W rounds of exchanges.
-template <int64_t W, int64_t Step = W / 2>
+// rows[i][j] = rows[j][i] of W / Word rows of as many words, each Word lanes long, by rounds of exchanges.
+template <int64_t W, int64_t Word = 1, int64_t Step = W / Word / 2>
 GLADIUS_INLINE void transpose(RawVector<W>* rows) {
 #pragma GCC unroll 16
-  for (int64_t i = 0; i < W; ++i)
-    if ((i & Step) == 0) exchange<W, Step>(rows[i], rows[i + Step], std::make_integer_sequence<int64_t, W>());
-  if constexpr (Step > 1) transpose<W, Step / 2>(rows);
+  for (int64_t i = 0; i < W / Word; ++i)
+    if ((i & Step) == 0)
+      exchange<W, Step * Word>(rows[i], rows[i + Step], std::make_integer_sequence<int64_t, W>());
+  if constexpr (Step > 1) transpose<W, Word, Step / 2>(rows);
 }
 
 // Sum of the lanes, added as a binary tree.

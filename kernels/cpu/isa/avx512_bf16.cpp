@@ -14,7 +14,7 @@ struct Avx512Bf16 : Avx512Base<Avx512Bf16> {};
 struct Bf16Pairs {
   using V = Vec<Avx512Bf16>;
   using Words = Bf16Pairs;
-  static constexpr int64_t per_word = 2;
+  static constexpr int64_t word_floats = 1, per_word = 2;
 
   static GLADIUS_INLINE V along(const float* x) {
     return to_words(
@@ -22,6 +22,10 @@ struct Bf16Pairs {
   }
   static GLADIUS_INLINE V across(const float* x, int64_t stride) {
     return to_words(_mm512_or_si512(widened(x), _mm512_slli_epi32(widened(x + stride), 16)));
+  }
+  static GLADIUS_INLINE V load(const uint16_t* x) { return to_words(_mm512_loadu_si512(x)); }
+  static GLADIUS_INLINE V load_first(const uint16_t* x, int64_t n) {
+    return to_words(_mm512_maskz_loadu_epi16((__mmask32{1} << n) - 1, x));
   }
   static GLADIUS_INLINE V multiply_add(V a, V b, V sum) {
     return _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(static_cast<__m512>(a)),
@@ -41,7 +45,7 @@ const KernelTable& table_avx512_bf16() {
     t.f.gemm_bf16 = Gemm<Avx512Bf16, Bf16Pairs>::run;
     t.f.peak_bf16 = {Peak<Avx512Bf16, Bf16Pairs>::flops_per_round,
                      Peak<Avx512Bf16, Bf16Pairs>::multiply_adds};
-    use_bf16_products<Avx512Bf16>(t.q);
+    use_bf16_products<Avx512Bf16, Bf16Pairs>(t.q);
     return t;
   }();
   return table;
