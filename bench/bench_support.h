@@ -65,16 +65,18 @@ class Findings {
 
 // ---- the suite ----
 
-// What this machine can do with some threads, each measured when it is first asked for; 0 where unknown.
+// What this machine can do with some threads, each measured when it is first asked for; 0 where unknown or
+// not to be measured.
 class Machine {
  public:
-  explicit Machine(int threads) : threads_(threads) {}
+  Machine(int threads, bool measured) : threads_(threads), measured_(measured) {}
   int threads() const { return threads_; }
   double peak(const std::string& isa, Precision precision);  // operations a second
   double bandwidth();                                        // bytes read a second
 
  private:
   int threads_;
+  bool measured_;
   double bandwidth_ = -1;
   std::map<std::pair<std::string, Precision>, double> peaks_;
 };
@@ -91,7 +93,7 @@ struct Case {
 class Suite {
  public:
   // isas: names of instruction sets; "" for a CPU family without kernels.
-  Suite(int threads, const std::vector<std::string>& isas);
+  Suite(const Machine& machine, const std::vector<std::string>& isas);
 
   // Operands is a copyable struct that holds what one call reads and writes:
   //   void run(Backend&)                                      makes the call

@@ -14,7 +14,7 @@
 #include <fstream>
 
 #include "bench/bench_support.h"
-#include "bench_build.h"
+#include "bench/build_info.h"
 #include "cli/machine.h"
 #include "kernels/cpu/isas.h"
 
@@ -24,6 +24,7 @@ namespace {
 struct Options {
   int threads = 1;
   std::string isa;
+  bool check = false;
   std::vector<std::string> others;  // Google Benchmark's
   bool list() const { return has("--benchmark_list_tests"); }
   bool own_format() const { return has("--benchmark_format"); }
@@ -91,10 +92,10 @@ void add_context(int threads) {
   benchmark::AddCustomContext("cpu", cpu.empty() ? "unknown" : cpu);
   benchmark::AddCustomContext("governor", governor.empty() ? "unknown" : governor);
   benchmark::AddCustomContext("threads", std::to_string(threads));
-  benchmark::AddCustomContext("gladius", GLADIUS_BENCH_VERSION);
-  benchmark::AddCustomContext("commit", GLADIUS_BENCH_COMMIT);
-  benchmark::AddCustomContext("compiler", GLADIUS_BENCH_COMPILER);
-  benchmark::AddCustomContext("flags", GLADIUS_BENCH_FLAGS);
+  benchmark::AddCustomContext("gladius", build_info.version);
+  benchmark::AddCustomContext("commit", build_info.commit);
+  benchmark::AddCustomContext("compiler", build_info.compiler);
+  benchmark::AddCustomContext("flags", build_info.flags);
 }
 
 // Ours first, so that those that were given count. Google Benchmark keeps a pointer to the program's name.
@@ -118,10 +119,13 @@ void keep_freed_memory() {
 
 int run(const Options& o, const char* program) {
   keep_freed_memory();
-  std::vector<std::string> arguments = {program, "--benchmark_repetitions=5", "--benchmark_min_time=0.05",
-                                        "--benchmark_display_aggregates_only=true"};
+  std::vector<std::string> arguments = {program, "--benchmark_display_aggregates_only=true"};
+  if (o.check)
+    arguments.insert(arguments.end(), {"--benchmark_repetitions=1", "--benchmark_min_time=0.000001"});
+  else
+    arguments.insert(arguments.end(), {"--benchmark_repetitions=5", "--benchmark_min_time=0.05"});
   arguments.insert(arguments.end(), o.others.begin(), o.others.end());
-  Suite suite(o.threads, chosen_isas(o));
+  Suite suite(Machine(o.threads, !o.check), chosen_isas(o));
   add_products(suite);
   add_attention(suite);
   add_loss(suite);
@@ -131,7 +135,7 @@ int run(const Options& o, const char* program) {
   initialize_benchmark(arguments);
   if (!o.list()) {
     add_context(o.threads);
-    suite.measure_roofs(benchmark::GetBenchmarkFilter());
+    if (!o.check) suite.measure_roofs(benchmark::GetBenchmarkFilter());
   }
   Lines lines;
   const size_t matched = o.list() || o.own_format() ? benchmark::RunSpecifiedBenchmarks()
@@ -163,6 +167,8 @@ int main(int argc, char** argv) {
       ->check(CLI::Range(1, 1024))
       ->capture_default_str();
   app.add_option("--isa", o.isa, "Only this instruction set, or \"best\"; default: all");
+  app.add_flag("--check", o.check,
+               "Only compare results with their definitions: one short run each, no roofs");
   try {
     app.parse(argc, argv);
     o.others = app.remaining();
