@@ -68,9 +68,9 @@ class Lines : public benchmark::BenchmarkReporter {
       return;
     }
     const std::string quartiles = low && high ? time(*low) + " to " + time(*high) : "";
-    GetOutputStream() << fmt::format("{:<58} {:>12} {:>21} {:>9.1f} {:>7.1f} {:>7.1f}%\n", name,
-                                     time(*median), quartiles, counter(*median, "GFLOP/s"),
-                                     counter(*median, "GB/s"), counter(*median, "roofline"))
+    GetOutputStream() << fmt::format("{:<58} {:>12} {:>21} {:>9} {:>7} {:>8}\n", name, time(*median),
+                                     quartiles, counter(*median, "GFLOP/s"), counter(*median, "GB/s"),
+                                     counter(*median, "roofline", "%"))
                       << std::flush;
   }
 
@@ -80,9 +80,9 @@ class Lines : public benchmark::BenchmarkReporter {
     if (seconds < 1e-3) return fmt::format("{:.2f} us", seconds * 1e6);
     return seconds < 1 ? fmt::format("{:.2f} ms", seconds * 1e3) : fmt::format("{:.2f} s", seconds);
   }
-  static double counter(const Run& run, const char* name) {
+  static std::string counter(const Run& run, const char* name, const char* unit = "") {
     const auto found = run.counters.find(name);
-    return found == run.counters.end() ? 0.0 : found->second.value;
+    return found == run.counters.end() ? "-" : fmt::format("{:.1f}{}", found->second.value, unit);
   }
 };
 
