@@ -1,211 +1,182 @@
-// Speed of the kernels, on every instruction set that this CPU runs, with the shapes of gladius-125m: width
-// 768, feed-forward 2048, 12 query and 4 key/value heads of width 64, vocabulary 32000.
+// Speed of every kernel on every instruction set that this CPU runs, beside what the machine can do.
 //
-// Names are OPERATION/ISA/SHAPE. Products report FLOPS (two for each multiply-add), operations that memory
-// limits report bytes per second (each operand counted once). GLADIUS_BENCH_THREADS sets the threads (default
-// 1).
+// Names are OPERATION/ISA/[TYPE/]SHAPE[/cold]. First the peak of arithmetic and the bandwidth of memory are
+// measured with the same threads. A result says GFLOP/s, GB/s, and which share of the faster of these two
+// bounds was reached (roofline): more than 100 % is possible where operands stay in the caches, or where
+// products with quantised weights are made with faster instructions than those of floats. Before a case is
+// timed, its first result is compared with the definition; a wrong one is not timed, and the exit code is 1.
 #include <benchmark/benchmark.h>
+#include <fmt/format.h>
+#include <malloc.h>
 
-#include <cstdint>
-#include <cstdlib>
-#include <memory>
-#include <string>
-#include <vector>
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <fstream>
 
-#include "kernels/backend.h"
+#include "bench/bench_support.h"
+#include "bench/build_info.h"
+#include "cli/machine.h"
 #include "kernels/cpu/isas.h"
 
-namespace gladius {
+namespace gladius::bench {
 namespace {
 
-using benchmark::Counter;
-using benchmark::State;
-
-std::vector<float> random_floats(int64_t n) {
-  std::vector<float> x(static_cast<size_t>(n));
-  uint32_t state = 1;
-  for (float& value : x) {  // a linear congruential generator is random enough for timing
-    state = state * 1664525u + 1013904223u;
-    value = static_cast<float>(state >> 8) * 0x1p-23f - 1.0f;
+struct Options {
+  int threads = 1;
+  std::string isa;
+  bool check = false;
+  std::vector<std::string> others;  // Google Benchmark's
+  bool list() const { return has("--benchmark_list_tests"); }
+  bool own_format() const { return has("--benchmark_format"); }
+  bool has(const std::string& start) const {
+    return std::any_of(others.begin(), others.end(), [&](const auto& o) { return o.rfind(start, 0) == 0; });
   }
-  return x;
+};
+
+std::vector<std::string> chosen_isas(const Options& o) {
+  std::vector<std::string> names;
+  if (cpu::cpu_isas().empty()) return {""};
+  if (!o.isa.empty()) return {cpu::choose_isa(o.isa == "best" ? "" : o.isa).name};
+  for (const cpu::Isa& isa : cpu::cpu_isas())
+    if (isa.runnable) names.emplace_back(isa.name);
+  return names;
 }
 
-void report_flops(State& state, double flops_per_run) {
-  state.counters["FLOPS"] = Counter(flops_per_run, Counter::kIsIterationInvariantRate);
-}
-
-void report_bytes(State& state, double bytes_per_run) {
-  state.counters["bytes"] = Counter(bytes_per_run, Counter::kIsIterationInvariantRate, Counter::kIs1024);
-}
-
-enum class Form { nt, nn, tn };
-
-void matmul(State& state, Backend& backend, Form form, MatmulDims d) {
-  const std::vector<float> a = random_floats(d.M * d.K), b = random_floats(d.N * d.K);
-  std::vector<float> c(static_cast<size_t>(d.M * d.N));
-  for (auto _ : state) {
-    if (form == Form::nt) backend.matmul_nt(d, a.data(), b.data(), c.data(), {});
-    if (form == Form::nn) backend.matmul_nn(d, a.data(), b.data(), c.data(), {});
-    if (form == Form::tn) backend.matmul_tn(d, a.data(), b.data(), c.data(), {});
-    benchmark::ClobberMemory();
+// One line a case: the median with the quartiles of its repetitions.
+class Lines : public benchmark::BenchmarkReporter {
+ public:
+  bool ReportContext(const Context& context) override {
+    PrintBasicContext(&GetErrorStream(), context);
+    GetOutputStream() << fmt::format("{:<58} {:>12} {:>21} {:>9} {:>7} {:>8}\n", "benchmark", "median",
+                                     "quartiles", "GFLOP/s", "GB/s", "roofline");
+    return true;
   }
-  report_flops(state, 2.0 * static_cast<double>(d.M * d.N * d.K));
-}
 
-// One token (M = 1) is limited by reading the weight, a prompt by arithmetic: both rates are reported.
-void matmul_weight(State& state, Backend& backend, DType dtype, MatmulDims d) {
-  const std::vector<float> a = random_floats(d.M * d.K), w = random_floats(d.N * d.K);
-  std::vector<std::byte> packed(static_cast<size_t>(d.N * row_bytes(dtype, d.K)));
-  backend.quantize(dtype, d.N, d.K, w.data(), nullptr, packed.data());
-  std::vector<float> c(static_cast<size_t>(d.M * d.N));
-  for (auto _ : state) {
-    backend.matmul_weight(d, a.data(), {dtype, packed.data()}, c.data(), {});
-    benchmark::ClobberMemory();
-  }
-  report_flops(state, 2.0 * static_cast<double>(d.M * d.N * d.K));
-  report_bytes(state, static_cast<double>(packed.size()));
-}
-
-// A whole sequence of T tokens; FLOPS count the causal half of both products.
-void attention(State& state, Backend& backend, int64_t T, bool backward) {
-  const AttentionDims d{.B = 1,
-                        .Tq = T,
-                        .Tk = T,
-                        .H = 12,
-                        .G = 4,
-                        .D = 64,
-                        .q_stride = 768,
-                        .kv_stride = 256,
-                        .kv_batch_stride = T * 256,
-                        .scale = 0.125f};
-  const std::vector<float> q = random_floats(T * 768), k = random_floats(T * 256), v = random_floats(T * 256);
-  const std::vector<float> dO = random_floats(T * 768);
-  std::vector<float> o(q.size()), lse(static_cast<size_t>(d.H * T)), dq(q.size()), dk(k.size()), dv(v.size());
-  backend.attention(d, q.data(), k.data(), v.data(), o.data(), lse.data());
-  for (auto _ : state) {
-    if (backward) {
-      backend.attention_backward(d, {q.data(), k.data(), v.data(), o.data(), lse.data()}, dO.data(),
-                                 {dq.data(), dk.data(), dv.data()});
-    } else {
-      backend.attention(d, q.data(), k.data(), v.data(), o.data(), lse.data());
+  void ReportRuns(const std::vector<Run>& runs) override {
+    const Run *median = nullptr, *low = nullptr, *high = nullptr;
+    for (const Run& run : runs) {
+      if (run.run_type == Run::RT_Iteration && !median) median = &run;  // the only one, or one that failed
+      if (run.aggregate_name == "median") median = &run;
+      if (run.aggregate_name == "q1") low = &run;
+      if (run.aggregate_name == "q3") high = &run;
     }
-    benchmark::ClobberMemory();
-  }
-  const double product = static_cast<double>(d.H * d.D) * static_cast<double>(T) * static_cast<double>(T + 1);
-  report_flops(state, product * (backward ? 5 : 2));
-}
-
-void rms_norm(State& state, Backend& backend, int64_t M, int64_t C) {
-  const std::vector<float> x = random_floats(M * C), w = random_floats(C);
-  std::vector<float> y(x.size()), r(static_cast<size_t>(M));
-  for (auto _ : state) {
-    backend.rms_norm(M, C, 1e-6f, x.data(), w.data(), y.data(), r.data());
-    benchmark::ClobberMemory();
-  }
-  report_bytes(state, 8.0 * static_cast<double>(M * C));
-}
-
-void rms_norm_backward(State& state, Backend& backend, int64_t M, int64_t C) {
-  const std::vector<float> x = random_floats(M * C), w = random_floats(C), dy = random_floats(M * C);
-  std::vector<float> y(x.size()), r(static_cast<size_t>(M)), dx(x.size()), dw(w.size());
-  backend.rms_norm(M, C, 1e-6f, x.data(), w.data(), y.data(), r.data());
-  for (auto _ : state) {
-    backend.rms_norm_backward(M, C, {x.data(), w.data(), r.data()}, dy.data(), {dx.data(), false},
-                              {dw.data(), false});
-    benchmark::ClobberMemory();
-  }
-  report_bytes(state, 12.0 * static_cast<double>(M * C));
-}
-
-void swiglu(State& state, Backend& backend, int64_t n) {
-  const std::vector<float> g = random_floats(n), u = random_floats(n);
-  std::vector<float> y(g.size());
-  for (auto _ : state) {
-    backend.swiglu(n, g.data(), u.data(), y.data());
-    benchmark::ClobberMemory();
-  }
-  report_bytes(state, 12.0 * static_cast<double>(n));
-}
-
-void adamw(State& state, Backend& backend, int64_t n) {
-  const AdamWStep step{.lr = 1e-4f,
-                       .beta1 = 0.9f,
-                       .beta2 = 0.95f,
-                       .eps = 1e-8f,
-                       .weight_decay = 0.1f,
-                       .correction1 = 0.1f,
-                       .correction2 = 0.05f,
-                       .grad_scale = 1.0f};
-  const std::vector<float> grad = random_floats(n);
-  std::vector<float> p = random_floats(n), m(p.size()), v(p.size());
-  for (auto _ : state) {
-    backend.adamw(n, step, grad.data(), p.data(), m.data(), v.data());
-    benchmark::ClobberMemory();
-  }
-  report_bytes(state, 28.0 * static_cast<double>(n));  // reads four arrays, writes three
-}
-
-std::string shape_name(MatmulDims d) {
-  return std::to_string(d.M) + "x" + std::to_string(d.N) + "x" + std::to_string(d.K);
-}
-
-void register_products(Backend& backend, const std::string& isa) {
-  const auto add = [&](const std::string& operation, Form form, MatmulDims d) {
-    benchmark::RegisterBenchmark((operation + "/" + isa + "/" + shape_name(d)).c_str(), [&backend, form,
-                                                                                         d](State& state) {
-      matmul(state, backend, form, d);
-    })->UseRealTime();
-  };
-  constexpr int64_t rows = 1024;  // tokens of a training batch
-  add("matmul_nt", Form::nt, {rows, 768, 768});
-  add("matmul_nt", Form::nt, {rows, 2048, 768});
-  add("matmul_nt", Form::nt, {rows, 768, 2048});
-  add("matmul_nt", Form::nt, {1, 2048, 768});
-  add("matmul_nn", Form::nn, {rows, 768, 2048});
-  add("matmul_tn", Form::tn, {2048, 768, rows});
-  for (DType dtype : {DType::Q8_0, DType::Q4_0, DType::Q4_K, DType::Q6_K, DType::BF16}) {
-    for (int64_t M : {1, 128}) {
-      const MatmulDims d{M, 2048, 768};
-      const std::string name =
-          "matmul_weight/" + isa + "/" + std::string(dtype_info(dtype).name) + "/" + shape_name(d);
-      benchmark::RegisterBenchmark(name.c_str(), [&backend, dtype, d](State& state) {
-        matmul_weight(state, backend, dtype, d);
-      })->UseRealTime();
+    if (!median) return;
+    std::string name = median->run_name.str();
+    if (const size_t end = name.find("/real_time"); end != std::string::npos) name.resize(end);
+    if (median->counters.empty()) {
+      GetOutputStream() << fmt::format("{:<58} WRONG RESULT\n", name);
+      return;
     }
+    const std::string quartiles = low && high ? time(*low) + " to " + time(*high) : "";
+    GetOutputStream() << fmt::format("{:<58} {:>12} {:>21} {:>9} {:>7} {:>8}\n", name, time(*median),
+                                     quartiles, counter(*median, "GFLOP/s"), counter(*median, "GB/s"),
+                                     counter(*median, "roofline", "%"))
+                      << std::flush;
   }
+
+ private:
+  static std::string time(const Run& run) {
+    const double seconds = run.GetAdjustedRealTime() / benchmark::GetTimeUnitMultiplier(run.time_unit);
+    if (seconds < 1e-3) return fmt::format("{:.2f} us", seconds * 1e6);
+    return seconds < 1 ? fmt::format("{:.2f} ms", seconds * 1e3) : fmt::format("{:.2f} s", seconds);
+  }
+  static std::string counter(const Run& run, const char* name, const char* unit = "") {
+    const auto found = run.counters.find(name);
+    return found == run.counters.end() ? "-" : fmt::format("{:.1f}{}", found->second.value, unit);
+  }
+};
+
+void add_context(int threads) {
+  std::string governor = "unknown", cpu = cli::cpu_model();
+  std::ifstream("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor") >> governor;
+  benchmark::AddCustomContext("cpu", cpu.empty() ? "unknown" : cpu);
+  benchmark::AddCustomContext("governor", governor.empty() ? "unknown" : governor);
+  benchmark::AddCustomContext("threads", std::to_string(threads));
+  benchmark::AddCustomContext("gladius", build_info.version);
+  benchmark::AddCustomContext("commit", build_info.commit);
+  benchmark::AddCustomContext("compiler", build_info.compiler);
+  benchmark::AddCustomContext("flags", build_info.flags);
 }
 
-void register_others(Backend& backend, const std::string& isa) {
-  const auto add = [&](const std::string& operation, const std::string& shape, auto run) {
-    benchmark::RegisterBenchmark((operation + "/" + isa + "/" + shape).c_str(), run)->UseRealTime();
-  };
-  for (int64_t T : {256, 1024}) {
-    const std::string shape = std::to_string(T) + "_tokens";
-    add("attention", shape, [&backend, T](State& state) { attention(state, backend, T, false); });
-    add("attention_backward", shape, [&backend, T](State& state) { attention(state, backend, T, true); });
-  }
-  add("rms_norm", "1024x768", [&backend](State& state) { rms_norm(state, backend, 1024, 768); });
-  add("rms_norm_backward", "1024x768",
-      [&backend](State& state) { rms_norm_backward(state, backend, 1024, 768); });
-  add("swiglu", "1024x2048", [&backend](State& state) { swiglu(state, backend, 1024 * 2048); });
-  add("adamw", "4M", [&backend](State& state) { adamw(state, backend, int64_t{4} << 20); });
+// Ours first, so that those that were given count. Google Benchmark keeps a pointer to the program's name.
+void initialize_benchmark(std::vector<std::string>& arguments) {
+  std::vector<char*> pointers;
+  for (std::string& argument : arguments) pointers.push_back(argument.data());
+  pointers.push_back(nullptr);
+  int count = static_cast<int>(arguments.size());
+  benchmark::Initialize(&count, pointers.data());
+  if (count > 1) throw CLI::ExtrasError({pointers[1]});
 }
+
+// Memory that is freed is used again rather than given back: copies of operands would otherwise cost more in
+// page faults than in copying.
+void keep_freed_memory() {
+#ifdef __GLIBC__
+  ::mallopt(M_MMAP_MAX, 0);
+  ::mallopt(M_TRIM_THRESHOLD, -1);
+#endif
+}
+
+int run(const Options& o, const char* program) {
+  keep_freed_memory();
+  std::vector<std::string> arguments = {program, "--benchmark_display_aggregates_only=true"};
+  if (o.check)
+    arguments.insert(arguments.end(), {"--benchmark_repetitions=1", "--benchmark_min_time=0.000001"});
+  else
+    arguments.insert(arguments.end(), {"--benchmark_repetitions=5", "--benchmark_min_time=0.05"});
+  arguments.insert(arguments.end(), o.others.begin(), o.others.end());
+  Suite suite(Machine(o.threads, !o.check), chosen_isas(o));
+  add_products(suite);
+  add_attention(suite);
+  add_loss(suite);
+  add_rows(suite);
+  add_elementwise(suite);
+  add_conversions(suite);
+  initialize_benchmark(arguments);
+  if (!o.list()) {
+    add_context(o.threads);
+    if (!o.check) suite.measure_roofs(benchmark::GetBenchmarkFilter());
+  }
+  Lines lines;
+  const size_t matched = o.list() || o.own_format() ? benchmark::RunSpecifiedBenchmarks()
+                                                    : benchmark::RunSpecifiedBenchmarks(&lines);
+  for (const auto& [name, text] : suite.wrong()) fmt::print(stderr, "kernels_bench: {}: {}\n", name, text);
+  if (matched == 0) fmt::print(stderr, "kernels_bench: no benchmark's name matches the filter\n");
+  return suite.wrong().empty() && matched > 0 ? 0 : 1;
+}
+
+constexpr const char* help =
+    "Options of Google Benchmark also work, among them:\n"
+    "  --benchmark_filter=REGEX          only these; '-REGEX' all others\n"
+    "  --benchmark_list_tests            names, without running\n"
+    "  --benchmark_out=FILE.json         all repetitions with context, for bench/roofline\n"
+    "  --benchmark_repetitions=N         5 unless given\n"
+    "  --benchmark_min_time=SECONDS      of a repetition, 0.05 unless given\n"
+    "Names are OPERATION/ISA/[TYPE/]SHAPE[/cold]; shapes start with tiny_ (the tiny model) or odd_ (tails);\n"
+    "/cold: operands come from memory. A filter sees them with /real_time at the end.";
 
 }  // namespace
-}  // namespace gladius
+}  // namespace gladius::bench
 
 int main(int argc, char** argv) {
-  const char* threads = std::getenv("GLADIUS_BENCH_THREADS");
-  std::vector<std::unique_ptr<gladius::Backend>> backends;
-  for (const gladius::cpu::Isa& isa : gladius::cpu::cpu_isas()) {
-    if (!isa.runnable) continue;
-    backends.push_back(gladius::make_cpu_backend(threads ? std::max(1, std::atoi(threads)) : 1, isa.name));
-    gladius::register_products(*backends.back(), isa.name);
-    gladius::register_others(*backends.back(), isa.name);
+  gladius::bench::Options o;
+  CLI::App app("Times the kernels on every instruction set that this CPU runs, beside its roofline.");
+  app.allow_extras();
+  app.footer(gladius::bench::help);
+  app.add_option("--threads", o.threads, "Threads of every kernel and of the roofs")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app.add_option("--isa", o.isa, "Only this instruction set, or \"best\"; default: all");
+  app.add_flag("--check", o.check,
+               "Only compare results with their definitions: one short run each, no roofs");
+  try {
+    app.parse(argc, argv);
+    o.others = app.remaining();
+    return gladius::bench::run(o, argv[0]);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "kernels_bench: {}\n", error.what());
+    return 2;
   }
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
 }

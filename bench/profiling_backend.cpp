@@ -11,125 +11,114 @@ std::string with_shape(const char* operation, MatmulDims d) {
   return fmt::format("{} {}x{}x{}", operation, d.M, d.N, d.K);
 }
 
-double product(int64_t a, int64_t b, int64_t c = 1) {
-  return static_cast<double>(a) * static_cast<double>(b) * static_cast<double>(c);
-}
-
-double flops(MatmulDims d) { return 2 * product(d.M, d.N, d.K); }
-double bytes(MatmulDims d) { return 4 * (product(d.M, d.K) + product(d.N, d.K) + product(d.M, d.N)); }
-
-// Multiplications of one product of queries with the keys that they see, each with an addition.
-double visible_flops(const AttentionDims& d) {
-  const int64_t keys = d.Tq * (d.Tk - d.Tq) + d.Tq * (d.Tq + 1) / 2;
-  return 2 * product(d.B * d.H, keys, d.D);
-}
-
 }  // namespace
 
 template <class F>
-void ProfilingBackend::time(const std::string& operation, double flops, double bytes, F call) {
+void ProfilingBackend::time(const std::string& operation, const Cost& cost, F call) {
   const auto start = std::chrono::steady_clock::now();
   call();
   OperationProfile& sum = profile_[operation];
   sum.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-  sum.flops += flops;
-  sum.bytes += bytes;
+  sum.flops += cost.flops;
+  sum.bytes += cost.bytes;
   ++sum.calls;
 }
 
 void ProfilingBackend::matmul_nt(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) {
-  time(with_shape("matmul_nt", d), flops(d), bytes(d), [&] { backend_->matmul_nt(d, A, B, C, e); });
+  time(with_shape("matmul_nt", d), cost::matmul(d), [&] { backend_->matmul_nt(d, A, B, C, e); });
 }
 void ProfilingBackend::matmul_nn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) {
-  time(with_shape("matmul_nn", d), flops(d), bytes(d), [&] { backend_->matmul_nn(d, A, B, C, e); });
+  time(with_shape("matmul_nn", d), cost::matmul(d), [&] { backend_->matmul_nn(d, A, B, C, e); });
 }
 void ProfilingBackend::matmul_tn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) {
-  time(with_shape("matmul_tn", d), flops(d), bytes(d), [&] { backend_->matmul_tn(d, A, B, C, e); });
+  time(with_shape("matmul_tn", d), cost::matmul(d), [&] { backend_->matmul_tn(d, A, B, C, e); });
 }
 void ProfilingBackend::matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) {
-  time(with_shape("matmul_weight", d), flops(d), bytes(d), [&] { backend_->matmul_weight(d, A, W, C, e); });
+  time(with_shape("matmul_weight", d), cost::matmul_weight(d, W.dtype),
+       [&] { backend_->matmul_weight(d, A, W, C, e); });
 }
 
 void ProfilingBackend::embedding(LossDims d, const int32_t* tokens, WeightView W, float* y) {
-  time("embedding", 0, 8 * product(d.M, d.C), [&] { backend_->embedding(d, tokens, W, y); });
+  time("embedding", cost::embedding(d, W.dtype), [&] { backend_->embedding(d, tokens, W, y); });
 }
 void ProfilingBackend::embedding_backward(LossDims d, const int32_t* tokens, const float* dy, float* dW,
                                           bool accumulate) {
-  time("embedding_backward", 0, 4 * (product(d.M, d.C, 3) + (accumulate ? 0 : product(d.V, d.C))),
+  time("embedding_backward", cost::embedding_backward(d, accumulate),
        [&] { backend_->embedding_backward(d, tokens, dy, dW, accumulate); });
 }
 
 void ProfilingBackend::rms_norm(int64_t M, int64_t C, float eps, const float* x, const float* w, float* y,
                                 float* r) {
-  time("rms_norm", 0, 8 * product(M, C), [&] { backend_->rms_norm(M, C, eps, x, w, y, r); });
+  time("rms_norm", cost::rms_norm(M, C), [&] { backend_->rms_norm(M, C, eps, x, w, y, r); });
 }
 void ProfilingBackend::rms_norm_backward(int64_t M, int64_t C, const RmsNormState& f, const float* dy,
                                          GradTarget dx, GradTarget dw) {
-  time("rms_norm_backward", 0, 4 * product(M, C, dx.accumulate ? 4 : 3),
+  time("rms_norm_backward", cost::rms_norm_backward(M, C, dx.accumulate),
        [&] { backend_->rms_norm_backward(M, C, f, dy, dx, dw); });
 }
 void ProfilingBackend::rope(RopeDims d, const int32_t* positions, const float* cos, const float* sin,
                             RopeDirection direction, const float* x, float* y) {
-  time("rope", 0, 8 * product(d.M, d.heads, d.D),
-       [&] { backend_->rope(d, positions, cos, sin, direction, x, y); });
+  time("rope", cost::rope(d), [&] { backend_->rope(d, positions, cos, sin, direction, x, y); });
 }
 
 void ProfilingBackend::attention(const AttentionDims& d, const float* q, const float* k, const float* v,
                                  float* o, float* lse) {
-  time("attention", 2 * visible_flops(d), 0, [&] { backend_->attention(d, q, k, v, o, lse); });
+  time("attention", cost::attention(d), [&] { backend_->attention(d, q, k, v, o, lse); });
 }
 void ProfilingBackend::attention_backward(const AttentionDims& d, const AttentionState& f, const float* dO,
                                           const AttentionGradients& g) {
-  time("attention_backward", 5 * visible_flops(d), 0, [&] { backend_->attention_backward(d, f, dO, g); });
+  time("attention_backward", cost::attention_backward(d), [&] { backend_->attention_backward(d, f, dO, g); });
 }
 
 void ProfilingBackend::swiglu(int64_t n, const float* g, const float* u, float* y) {
-  time("swiglu", 0, 12 * static_cast<double>(n), [&] { backend_->swiglu(n, g, u, y); });
+  time("swiglu", cost::swiglu(n), [&] { backend_->swiglu(n, g, u, y); });
 }
 void ProfilingBackend::swiglu_backward(int64_t n, const float* g, const float* u, const float* dy, float* dg,
                                        float* du) {
-  time("swiglu_backward", 0, 20 * static_cast<double>(n),
-       [&] { backend_->swiglu_backward(n, g, u, dy, dg, du); });
+  time("swiglu_backward", cost::swiglu_backward(n), [&] { backend_->swiglu_backward(n, g, u, dy, dg, du); });
 }
 
 void ProfilingBackend::softmax(int64_t M, int64_t N, const float* x, float* y) {
-  time("softmax", 0, 8 * product(M, N), [&] { backend_->softmax(M, N, x, y); });
+  time("softmax", cost::softmax(M, N), [&] { backend_->softmax(M, N, x, y); });
 }
 void ProfilingBackend::softmax_backward(int64_t M, int64_t N, const float* y, const float* dy, float* dx) {
-  time("softmax_backward", 0, 12 * product(M, N), [&] { backend_->softmax_backward(M, N, y, dy, dx); });
+  time("softmax_backward", cost::softmax_backward(M, N),
+       [&] { backend_->softmax_backward(M, N, y, dy, dx); });
 }
 void ProfilingBackend::linear_cross_entropy(LossDims d, const float* h, const float* W,
                                             const int32_t* targets, LogitsRoom logits, float* losses,
                                             const LossGradients& g) {
-  time("linear_cross_entropy", (g.dh ? 6 : 2) * product(d.M, d.C, d.V), 0,
+  time("linear_cross_entropy", cost::linear_cross_entropy(d, g.dh != nullptr),
        [&] { backend_->linear_cross_entropy(d, h, W, targets, logits, losses, g); });
 }
 
 void ProfilingBackend::adamw(int64_t n, const AdamWStep& s, const float* grad, float* p, float* m, float* v) {
-  time("adamw", 0, 28 * static_cast<double>(n), [&] { backend_->adamw(n, s, grad, p, m, v); });
+  time("adamw", cost::adamw(n), [&] { backend_->adamw(n, s, grad, p, m, v); });
 }
 double ProfilingBackend::sum_of_squares(int64_t n, const float* x) {
   double sum = 0;
-  time("sum_of_squares", 0, 4 * static_cast<double>(n), [&] { sum = backend_->sum_of_squares(n, x); });
+  time("sum_of_squares", cost::sum_of_squares(n), [&] { sum = backend_->sum_of_squares(n, x); });
   return sum;
 }
 
 void ProfilingBackend::add(int64_t n, const float* a, const float* b, float* y) {
-  time("add", 0, 12 * static_cast<double>(n), [&] { backend_->add(n, a, b, y); });
+  time("add", cost::add(n), [&] { backend_->add(n, a, b, y); });
 }
 void ProfilingBackend::copy(int64_t n, const float* x, float* y) {
-  time("copy", 0, 8 * static_cast<double>(n), [&] { backend_->copy(n, x, y); });
+  time("copy", cost::copy(n), [&] { backend_->copy(n, x, y); });
 }
 void ProfilingBackend::fill(int64_t n, float value, float* y) {
-  time("fill", 0, 4 * static_cast<double>(n), [&] { backend_->fill(n, value, y); });
+  time("fill", cost::fill(n), [&] { backend_->fill(n, value, y); });
 }
 
 void ProfilingBackend::quantize(DType dtype, int64_t rows, int64_t cols, const float* x,
                                 const float* importance, void* y) {
-  time("quantize", 0, 0, [&] { backend_->quantize(dtype, rows, cols, x, importance, y); });
+  time("quantize", cost::convert(dtype, rows, cols),
+       [&] { backend_->quantize(dtype, rows, cols, x, importance, y); });
 }
 void ProfilingBackend::dequantize(DType dtype, int64_t rows, int64_t cols, const void* x, float* y) {
-  time("dequantize", 0, 0, [&] { backend_->dequantize(dtype, rows, cols, x, y); });
+  time("dequantize", cost::convert(dtype, rows, cols),
+       [&] { backend_->dequantize(dtype, rows, cols, x, y); });
 }
 
 }  // namespace gladius::bench

@@ -5,12 +5,11 @@
 #include <memory>
 #include <string>
 
-#include "kernels/backend.h"
+#include "bench/costs.h"
 
 namespace gladius::bench {
 
-// Sums over calls. Operations count multiplications and additions of the formulas in kernels/backend.h
-// (attention its visible half), bytes each operand once.
+// Sums over calls; what is counted, costs.h says.
 struct OperationProfile {
   int64_t calls = 0;
   double seconds = 0, flops = 0, bytes = 0;
@@ -62,7 +61,7 @@ class ProfilingBackend final : public Backend {
 
  private:
   template <class F>
-  void time(const std::string& operation, double flops, double bytes, F call);
+  void time(const std::string& operation, const Cost& cost, F call);
 
   std::unique_ptr<Backend> backend_;
   std::map<std::string, OperationProfile> profile_;

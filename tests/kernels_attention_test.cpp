@@ -1,6 +1,7 @@
 // Attention forward and backward against the definition in double.
 #include "kernels/reference/attention.h"
 #include "tests/kernels_oracle.h"
+#include "tests/kernels_support.h"
 
 using namespace gladius;
 using namespace gladius::test;

@@ -2,16 +2,13 @@
 // not.
 #include <algorithm>
 
-#include "kernels/reference/optimizer.h"
-#include "kernels/reference/swiglu.h"
+#include "tests/kernels_oracle.h"
 #include "tests/kernels_support.h"
 
 using namespace gladius;
 using namespace gladius::test;
 
 namespace {
-
-constexpr double u = unit_roundoff;
 
 // f(backend, n, misalign, random) for every tail and a length of several tasks.
 template <class F>
@@ -46,16 +43,6 @@ TEST_CASE("add, copy and fill are exact, also in place") {
   });
 }
 
-// y = g / (1 + exp(-g)) * u: three roundings and the exponential. Where exp(-g) overflows early, 88.37
-// e^-88.37 < 4e-37.
-Expected swiglu_oracle(const Array& g, const Array& up) {
-  Expected e(g.size());
-  reference::swiglu(g.size(), g.wide().data(), up.wide().data(), e.value.data());
-  for (int64_t i = 0; i < g.size(); ++i)
-    e.bound[i] = (roundings(4) + exp_error) * std::fabs(e.value[i]) + 4e-37 * std::fabs(double(up[i]));
-  return e;
-}
-
 TEST_CASE("SwiGLU") {
   sweep(2, [](Backend& backend, int64_t n, int64_t misalign, Random& random) {
     const Array g(random, n, misalign, -12.0f, 12.0f), up(random, n, misalign);
@@ -80,21 +67,10 @@ TEST_CASE("SwiGLU backward, also in place") {
   sweep(3, [](Backend& backend, int64_t n, int64_t misalign, Random& random) {
     const Array g(random, n, misalign, -12.0f, 12.0f), up(random, n, misalign), dy(random, n, misalign);
     Array dg(n, misalign), du(n, misalign);
-    Expected expected_dg(n), expected_du(n);
-    reference::swiglu_backward(n, g.wide().data(), up.wide().data(), dy.wide().data(),
-                               expected_dg.value.data(), expected_du.value.data());
-    for (int64_t i = 0; i < n; ++i) {
-      const double sigma = 1 / (1 + std::exp(-double(g[i]))), sigma_error = roundings(2) + exp_error;
-      // 1 - sigma is off by sigma's error and a rounding; then g times it, plus 1, and three factors.
-      const double bracket = std::fabs(double(g[i])) * (sigma * sigma_error + 3 * u) + 3 * u;
-      const double factors = std::fabs(double(dy[i]) * double(up[i])) * sigma;
-      expected_dg.bound[i] =
-          1.01 * factors * bracket + (sigma_error + roundings(4)) * std::fabs(expected_dg.value[i]);
-      expected_du.bound[i] = 1.01 * (sigma_error + roundings(3)) * std::fabs(expected_du.value[i]);
-    }
+    const SwigluGradients expected = swiglu_backward_oracle(g, up, dy);
     backend.swiglu_backward(n, g, up, dy, dg, du);
-    check_close(dg, expected_dg);
-    check_close(du, expected_du);
+    check_close(dg, expected.dg);
+    check_close(du, expected.du);
     Array g_in_place(n, misalign), u_in_place(n, misalign);
     backend.copy(n, g, g_in_place);
     backend.copy(n, up, u_in_place);
@@ -109,28 +85,11 @@ TEST_CASE("AdamW") {
     const AdamWStep step{3e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 1 - 0.9f * 0.9f, 1 - 0.95f * 0.95f, 0.7f};
     const Array grad(random, n, misalign);
     Array p(random, n, misalign), m(random, n, misalign), v(random, n, misalign, 0.01f, 1.0f);
-    Expected ep(n), em(n), ev(n);
-    ep.value = p.wide();
-    em.value = m.wide();
-    ev.value = v.wide();
-    for (int64_t i = 0; i < n; ++i) {
-      const double g = std::fabs(double(step.grad_scale) * double(grad[i]));
-      em.bound[i] = roundings(4) * (0.9 * std::fabs(double(m[i])) + 0.11 * g);
-      ev.bound[i] = roundings(5) * (0.95 * double(v[i]) + 0.06 * g * g);
-    }
-    reference::adamw(n, step, grad.wide().data(), ep.value.data(), em.value.data(), ev.value.data());
-    for (int64_t i = 0; i < n; ++i) {
-      const double root = std::sqrt(ev.value[i] / double(step.correction2));
-      const double change = double(step.lr) * std::fabs(em.value[i]) / double(step.correction1) / root;
-      // Errors of m and v carry over; dividing twice, a root (half of its argument's error), adding eps, lr.
-      const double carried = double(step.lr) * em.bound[i] / double(step.correction1) / root;
-      ep.bound[i] = 1.01 * (carried + change * (ev.bound[i] / (2 * ev.value[i]) + roundings(6))) +
-                    roundings(4) * (std::fabs(double(p[i])) + change);
-    }
+    const AdamWOracle expected = adamw_oracle(step, grad, p, m, v);
     backend.adamw(n, step, grad, p, m, v);
-    check_close(p, ep);
-    check_close(m, em);
-    check_close(v, ev);
+    check_close(p, expected.p);
+    check_close(m, expected.m);
+    check_close(v, expected.v);
   });
 }
 

@@ -11,6 +11,7 @@
 #include "kernels/reference/softmax.h"
 #include "kernels/reference/swiglu.h"
 #include "tests/kernels_oracle.h"
+#include "tests/kernels_support.h"
 
 using namespace gladius;
 using namespace gladius::test;

@@ -1,6 +1,7 @@
 // Cross entropy fused with the LM head, against the definition in double and against its composition.
 #include "kernels/reference/loss.h"
 #include "tests/kernels_oracle.h"
+#include "tests/kernels_support.h"
 
 using namespace gladius;
 using namespace gladius::test;

@@ -1,5 +1,5 @@
 // Expected values of operations in double, each with the error that float arithmetic may make (see
-// kernels_support.h).
+// kernels_bounds.h).
 #pragma once
 
 #include <algorithm>
@@ -7,7 +7,11 @@
 #include "kernels/reference/attention.h"
 #include "kernels/reference/loss.h"
 #include "kernels/reference/norm.h"
-#include "tests/kernels_support.h"
+#include "kernels/reference/optimizer.h"
+#include "kernels/reference/rope.h"
+#include "kernels/reference/softmax.h"
+#include "kernels/reference/swiglu.h"
+#include "tests/kernels_bounds.h"
 
 namespace gladius::test {
 
@@ -163,6 +167,115 @@ inline AttentionBackwardOracle attention_backward_oracle(const AttentionDims& d,
     }
   }
   return out;
+}
+
+// ---- elementwise ----
+
+// y = g / (1 + exp(-g)) * u: three roundings and the exponential. Where exp(-g) overflows early, 88.37
+// e^-88.37 < 4e-37.
+inline Expected swiglu_oracle(const Array& g, const Array& up) {
+  Expected e(g.size());
+  reference::swiglu(g.size(), g.wide().data(), up.wide().data(), e.value.data());
+  for (int64_t i = 0; i < g.size(); ++i)
+    e.bound[i] = (roundings(4) + exp_error) * std::fabs(e.value[i]) + 4e-37 * std::fabs(double(up[i]));
+  return e;
+}
+
+struct SwigluGradients {
+  Expected dg, du;
+};
+
+inline SwigluGradients swiglu_backward_oracle(const Array& g, const Array& up, const Array& dy) {
+  SwigluGradients out{Expected(g.size()), Expected(g.size())};
+  reference::swiglu_backward(g.size(), g.wide().data(), up.wide().data(), dy.wide().data(),
+                             out.dg.value.data(), out.du.value.data());
+  constexpr double u = unit_roundoff;
+  for (int64_t i = 0; i < g.size(); ++i) {
+    const double sigma = 1 / (1 + std::exp(-double(g[i]))), sigma_error = roundings(2) + exp_error;
+    // 1 - sigma is off by sigma's error and a rounding; then g times it, plus 1, and three factors.
+    const double bracket = std::fabs(double(g[i])) * (sigma * sigma_error + 3 * u) + 3 * u;
+    const double factors = std::fabs(double(dy[i]) * double(up[i])) * sigma;
+    out.dg.bound[i] = 1.01 * factors * bracket + (sigma_error + roundings(4)) * std::fabs(out.dg.value[i]);
+    out.du.bound[i] = 1.01 * (sigma_error + roundings(3)) * std::fabs(out.du.value[i]);
+  }
+  return out;
+}
+
+struct AdamWOracle {
+  Expected p, m, v;
+};
+
+// After one step from p, m and v > 0.
+inline AdamWOracle adamw_oracle(const AdamWStep& step, const Array& grad, const Array& p, const Array& m,
+                                const Array& v) {
+  const int64_t n = grad.size();
+  AdamWOracle out{Expected(n), Expected(n), Expected(n)};
+  out.p.value = p.wide();
+  out.m.value = m.wide();
+  out.v.value = v.wide();
+  const double beta1 = double(step.beta1), beta2 = double(step.beta2), lr = double(step.lr);
+  for (int64_t i = 0; i < n; ++i) {
+    const double g = std::fabs(double(step.grad_scale) * double(grad[i]));
+    out.m.bound[i] = roundings(4) * (beta1 * std::fabs(double(m[i])) + 1.1 * (1 - beta1) * g);
+    out.v.bound[i] = roundings(5) * (beta2 * double(v[i]) + 1.2 * (1 - beta2) * g * g);
+  }
+  reference::adamw(n, step, grad.wide().data(), out.p.value.data(), out.m.value.data(), out.v.value.data());
+  for (int64_t i = 0; i < n; ++i) {
+    const double root = std::sqrt(out.v.value[i] / double(step.correction2));
+    const double change = lr * std::fabs(out.m.value[i]) / double(step.correction1) / root;
+    // Errors of m and v carry over; dividing twice, a root (half of its argument's error), adding eps, lr.
+    const double carried = lr * out.m.bound[i] / double(step.correction1) / root;
+    out.p.bound[i] = 1.01 * (carried + change * (out.v.bound[i] / (2 * out.v.value[i]) + roundings(6))) +
+                     roundings(4) * (std::fabs(double(p[i])) + change);
+  }
+  return out;
+}
+
+// ---- RoPE and softmax ----
+
+// |error| <= 3 u (|even| + |odd|): two products of rounded factors and a sum; the factors come in as floats.
+// Gaps between rows keep y's values.
+inline Expected rope_oracle(const RopeDims& d, const int32_t* positions, const Array& cos, const Array& sin,
+                            RopeDirection direction, const Array& x, const Array& y) {
+  Expected e(d.M * d.stride);
+  e.value = y.wide();
+  reference::rope(d, positions, cos.wide().data(), sin.wide().data(), direction, x.wide().data(),
+                  e.value.data());
+  for (int64_t m = 0; m < d.M; ++m)
+    for (int64_t i = 0; i < d.heads * d.D; ++i)
+      e.bound[m * d.stride + i] =
+          roundings(3) * (std::fabs(double(x[m * d.stride + i])) +
+                          std::fabs(double(x[(m * d.stride + i / 2 * 2) + 1 - i % 2])));
+  return e;
+}
+
+// exp(x - max) is off by the subtraction and the exponential; the sum of N by N roundings.
+inline Expected softmax_oracle(int64_t M, int64_t N, const Array& x) {
+  Expected e(M * N);
+  reference::softmax(M, N, x.wide().data(), e.value.data());
+  for (int64_t m = 0; m < M; ++m) {
+    const double largest = *std::max_element(x + m * N, x + (m + 1) * N);
+    double sum_error = roundings(double(N + 3));
+    for (int64_t n = 0; n < N; ++n)
+      sum_error += e.value[m * N + n] * weight_error(0, double(x[m * N + n]) - largest);
+    for (int64_t n = 0; n < N; ++n)
+      e.bound[m * N + n] =
+          1.01 * e.value[m * N + n] * (weight_error(0, double(x[m * N + n]) - largest) + sum_error) + 1e-37;
+  }
+  return e;
+}
+
+inline Expected softmax_backward_oracle(int64_t M, int64_t N, const Array& y, const Array& dy) {
+  Expected e(M * N);
+  reference::softmax_backward(M, N, y.wide().data(), dy.wide().data(), e.value.data());
+  for (int64_t m = 0; m < M; ++m) {
+    double magnitude = 0;
+    for (int64_t i = m * N; i < (m + 1) * N; ++i) magnitude += std::fabs(double(dy[i]) * double(y[i]));
+    for (int64_t i = m * N; i < (m + 1) * N; ++i)
+      e.bound[i] =
+          double(y[i]) * (roundings(double(N + 3)) * magnitude + roundings(2) * std::fabs(double(dy[i])));
+  }
+  return e;
 }
 
 // ---- RMSNorm ----

@@ -4,6 +4,7 @@
 #include "kernels/reference/rope.h"
 #include "kernels/reference/softmax.h"
 #include "tests/kernels_oracle.h"
+#include "tests/kernels_support.h"
 
 using namespace gladius;
 using namespace gladius::test;
@@ -97,7 +98,6 @@ TEST_CASE("RMSNorm backward, overwriting and accumulating") {
   });
 }
 
-// |error| <= 3 u (|even| + |odd|): two products of rounded factors and a sum; the factors come in as floats.
 TEST_CASE("RoPE rotates pairs, leaves gaps alone, and turns back") {
   for_each_isa([](Backend& backend) {
     Random random(3);
@@ -114,15 +114,7 @@ TEST_CASE("RoPE rotates pairs, leaves gaps alone, and turns back") {
       const int32_t positions[M] = {0, 8, 3, 3, 1};
       for (const RopeDirection direction : {RopeDirection::forward, RopeDirection::backward}) {
         Array y(M * d.stride, misalign, 7.0f), in_place(M * d.stride, misalign);
-        Expected expected(M * d.stride);
-        expected.value = y.wide();
-        reference::rope(d, positions, cos.wide().data(), sin.wide().data(), direction, x.wide().data(),
-                        expected.value.data());
-        for (int64_t m = 0; m < M; ++m)
-          for (int64_t i = 0; i < heads * D; ++i)
-            expected.bound[m * d.stride + i] =
-                roundings(3) * (std::fabs(double(x[m * d.stride + i])) +
-                                std::fabs(double(x[(m * d.stride + i / 2 * 2) + 1 - i % 2])));
+        const Expected expected = rope_oracle(d, positions, cos, sin, direction, x, y);
         backend.rope(d, positions, cos, sin, direction, x, y);
         check_close(y, expected);
         for (int64_t i = 0; i < M * d.stride; ++i) in_place[i] = x[i];
@@ -132,22 +124,6 @@ TEST_CASE("RoPE rotates pairs, leaves gaps alone, and turns back") {
       }
     }
   });
-}
-
-// exp(x - max) is off by the subtraction and the exponential; the sum of N by N roundings.
-Expected softmax_oracle(int64_t M, int64_t N, const Array& x) {
-  Expected e(M * N);
-  reference::softmax(M, N, x.wide().data(), e.value.data());
-  for (int64_t m = 0; m < M; ++m) {
-    const double largest = *std::max_element(x + m * N, x + (m + 1) * N);
-    double sum_error = roundings(double(N + 3));
-    for (int64_t n = 0; n < N; ++n)
-      sum_error += e.value[m * N + n] * weight_error(0, double(x[m * N + n]) - largest);
-    for (int64_t n = 0; n < N; ++n)
-      e.bound[m * N + n] =
-          1.01 * e.value[m * N + n] * (weight_error(0, double(x[m * N + n]) - largest) + sum_error) + 1e-37;
-  }
-  return e;
 }
 
 TEST_CASE("softmax, also in place, for small and large arguments") {
@@ -168,15 +144,7 @@ TEST_CASE("softmax backward, also in place") {
   sweep(5, [](Backend& backend, int64_t M, int64_t N, int64_t misalign, Random& random) {
     const Array y(random, M * N, misalign, 0.0f, 1.0f), dy(random, M * N, misalign);
     Array dx(M * N, misalign), in_place(M * N, misalign);
-    Expected expected(M * N);
-    reference::softmax_backward(M, N, y.wide().data(), dy.wide().data(), expected.value.data());
-    for (int64_t m = 0; m < M; ++m) {
-      double magnitude = 0;
-      for (int64_t i = m * N; i < (m + 1) * N; ++i) magnitude += std::fabs(double(dy[i]) * double(y[i]));
-      for (int64_t i = m * N; i < (m + 1) * N; ++i)
-        expected.bound[i] =
-            double(y[i]) * (roundings(double(N + 3)) * magnitude + roundings(2) * std::fabs(double(dy[i])));
-    }
+    const Expected expected = softmax_backward_oracle(M, N, y, dy);
     backend.softmax_backward(M, N, y, dy, dx);
     check_close(dx, expected);
     backend.copy(M * N, dy, in_place);
