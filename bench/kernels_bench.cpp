@@ -1,9 +1,9 @@
 // Speed of the kernels, on every instruction set that this CPU runs, with the shapes of gladius-125m: width
 // 768, feed-forward 2048, 12 query and 4 key/value heads of width 64, vocabulary 32000.
 //
-// Names are OPERATION/ISA/SHAPE. Products report FLOPS (two for each multiply-add), operations that memory
-// limits report bytes per second (each operand counted once). GLADIUS_BENCH_THREADS sets the threads (default
-// 1).
+// Names are OPERATION/ISA/SHAPE; oneDNN's products, where they are built, have "onednn" for ISA. Products
+// report FLOPS (two for each multiply-add), operations that memory limits report bytes per second (each
+// operand counted once). GLADIUS_BENCH_THREADS sets the threads (default 1).
 #include <benchmark/benchmark.h>
 
 #include <cstdint>
@@ -164,6 +164,9 @@ void register_products(Backend& backend, const std::string& isa) {
   add("matmul_nt", Form::nt, {1, 2048, 768});
   add("matmul_nn", Form::nn, {rows, 768, 2048});
   add("matmul_tn", Form::tn, {2048, 768, rows});
+}
+
+void register_quantised_products(Backend& backend, const std::string& isa) {
   for (DType dtype : {DType::Q8_0, DType::Q4_0, DType::Q4_K, DType::Q6_K, DType::BF16}) {
     for (int64_t M : {1, 128}) {
       const MatmulDims d{M, 2048, 768};
@@ -197,12 +200,18 @@ void register_others(Backend& backend, const std::string& isa) {
 
 int main(int argc, char** argv) {
   const char* threads = std::getenv("GLADIUS_BENCH_THREADS");
+  const int count = threads ? std::max(1, std::atoi(threads)) : 1;
   std::vector<std::unique_ptr<gladius::Backend>> backends;
   for (const gladius::cpu::Isa& isa : gladius::cpu::cpu_isas()) {
     if (!isa.runnable) continue;
-    backends.push_back(gladius::make_cpu_backend(threads ? std::max(1, std::atoi(threads)) : 1, isa.name));
+    backends.push_back(gladius::make_cpu_backend(count, isa.name));
     gladius::register_products(*backends.back(), isa.name);
+    gladius::register_quantised_products(*backends.back(), isa.name);
     gladius::register_others(*backends.back(), isa.name);
+  }
+  if (!gladius::onednn_version().empty()) {
+    backends.push_back(gladius::make_onednn_backend(count));
+    gladius::register_products(*backends.back(), "onednn");
   }
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
