@@ -128,8 +128,11 @@ void add_product(Suite& suite, Form form, MatmulDims d, const std::string& label
   for (const Precision precision : {Precision::fp32, Precision::bf16}) {
     d.precision = precision;
     const Case c{names[static_cast<int>(form)],
-                 fmt::format("{}/{}{}", precision_name(precision), label, text(d)), cost::matmul(d),
-                 precision, cold};
+                 fmt::format("{}/{}{}", precision_name(precision), label, text(d)),
+                 cost::matmul(d),
+                 precision,
+                 cold,
+                 true};
     suite.add<Product>(c, [form, d](Backend&) { return Product(form, d); });
   }
 }

@@ -88,11 +88,15 @@ struct Case {
   Precision precision = Precision::fp32;  // whose peak is its roof
   // Operands take turns with so many copies that each comes from memory; else the same ones again.
   bool cold = false;
+  bool dense = false;  // a product of floats: oneDNN's backend, where it is built, is timed, too
 };
 
 class Suite {
  public:
-  // isas: names of instruction sets; "" for a CPU family without kernels.
+  static constexpr const char* onednn = "onednn";
+
+  // isas: names of instruction sets; "" for a CPU family without kernels. oneDNN's backend stands among them
+  // as "onednn", where it is built.
   Suite(const Machine& machine, const std::vector<std::string>& isas);
 
   // Operands is a copyable struct that holds what one call reads and writes:
@@ -158,6 +162,7 @@ std::vector<Operands>& Suite::prepare(const Entry& entry, const Make& make) {
 template <class Operands, class Make>
 void Suite::add(const Case& c, Make make) {
   for (const Target& target : targets_) {
+    if (target.isa == onednn && !c.dense) continue;
     std::string name = c.operation + "/" + target.isa + "/" + c.detail + (c.cold ? "/cold" : "");
     entries_.push_back(std::make_unique<Entry>(Entry{std::move(name), &target, c}));
     const Entry& entry = *entries_.back();

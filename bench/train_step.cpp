@@ -20,7 +20,7 @@ namespace gladius::bench {
 namespace {
 
 struct Options {
-  std::string model = "gladius-125m", precision = "fp32", recompute = "none";
+  std::string model = "gladius-125m", backend = "cpu", precision = "fp32", recompute = "none";
   int64_t batch = 4, context = 256;
   int threads = 2, steps = 6;
   bool profile = false, serve = false;
@@ -34,7 +34,7 @@ Recompute recompute_of(const Options& o, const Config& config) {
 class Training {
  public:
   explicit Training(const Options& o)
-      : backend_(make_cpu_backend(o.threads)),
+      : backend_(o.backend == "onednn" ? make_onednn_backend(o.threads) : make_cpu_backend(o.threads)),
         config_(preset(o.model)),
         precision_(o.precision == "bf16" ? Precision::bf16 : Precision::fp32),
         pool_(BufferPool::make()),
@@ -110,10 +110,11 @@ void measure(const Options& o) {
   const double median = seconds[seconds.size() / 2];
   const double peak = measure_peak_flops(o.threads, training.precision());
   fmt::print(
-      "gladius {} {} x {}, {} threads: {:.1f} tokens/s median ({:.1f} to {:.1f}), {:.0f} % MFU, peak {} "
+      "gladius {} {} x {}, {} threads, {}: {:.1f} tokens/s median ({:.1f} to {:.1f}), {:.0f} % MFU, peak {} "
       "MiB\n",
-      o.precision, o.batch, o.context, o.threads, tokens / median, tokens / seconds.back(),
-      tokens / seconds.front(), 100 * tokens / median * training_flops(training.config(), o.context) / peak,
+      o.precision, o.batch, o.context, o.threads, training.backend().name(), tokens / median,
+      tokens / seconds.back(), tokens / seconds.front(),
+      100 * tokens / median * training_flops(training.config(), o.context) / peak,
       peak_resident_bytes() >> 20);
 }
 
@@ -141,6 +142,9 @@ int main(int argc, char** argv) {
   app.add_option("--threads", o.threads, "Threads")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("--steps", o.steps, "Steps, after two to warm up")
       ->check(CLI::PositiveNumber)
+      ->capture_default_str();
+  app.add_option("--backend", o.backend, "cpu or onednn")
+      ->check(CLI::IsMember({"cpu", "onednn"}))
       ->capture_default_str();
   app.add_option("--precision", o.precision, "fp32 or bf16")
       ->check(CLI::IsMember({"fp32", "bf16"}))

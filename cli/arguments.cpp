@@ -21,6 +21,9 @@ void add_compute_options(CLI::App& command, ComputeOptions& options) {
   command.add_option("--device", options.device, "Where to compute: auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
+  command.add_option("--backend", options.backend, "Matrix products on the CPU: cpu, or onednn to compare")
+      ->check(CLI::IsMember({"cpu", "onednn"}))
+      ->capture_default_str();
   command.add_option("--threads", options.threads, "Threads; 0: one for each core that this process may use")
       ->check(whole(0, 1024))
       ->capture_default_str();
@@ -32,7 +35,8 @@ std::unique_ptr<Backend> make_backend(const ComputeOptions& options) {
   if (options.threads > found.threads())
     note("{} threads on {} of processor time: more than there are cores is slower, not faster\n",
          options.threads, found.threads() == 1 ? "one core" : fmt::format("{} cores", found.threads()));
-  return make_cpu_backend(options.threads > 0 ? options.threads : found.threads());
+  const int threads = options.threads > 0 ? options.threads : found.threads();
+  return options.backend == "onednn" ? make_onednn_backend(threads) : make_cpu_backend(threads);
 }
 
 CLI::Validator number(double low, double high, const std::string& range) {

@@ -12,9 +12,10 @@
 
 namespace gladius::cli {
 
-// --device, --threads: where and how wide to compute.
+// --device, --backend, --threads: where, with which kernels and how wide to compute.
 struct ComputeOptions {
   std::string device = "auto";
+  std::string backend = "cpu";
   int threads = 0;  // 0: as many as the process may use
 };
 void add_compute_options(CLI::App& command, ComputeOptions& options);

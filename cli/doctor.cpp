@@ -55,7 +55,9 @@ void report(bool measures) {
   if (cpu::cpu_isas().empty())
     fmt::print("  none for this kind of CPU: the plain reference kernels are used\n");
   if (measures) measure(backend->threads());
-  fmt::print("other backends\n  cuda         not built\n  onednn       not built\n");
+  const std::string onednn = onednn_version();
+  fmt::print("other backends\n  cuda         not built\n  onednn       {}\n",
+             onednn.empty() ? "not built" : onednn + ", with --backend onednn");
 }
 
 }  // namespace

@@ -16,7 +16,8 @@
 // does not allocate, but for attention with heads wider than 256, which only the reference loops compute.
 //
 // The same build gives the same bits at any number of threads: work is split over outputs, never over a
-// summed dimension, or over fixed chunks that are added in a fixed order.
+// summed dimension, or over fixed chunks that are added in a fixed order. (oneDNN's backend, which is there
+// to compare with, promises less: see make_onednn_backend.)
 #pragma once
 
 #include <cstdint>
@@ -251,6 +252,20 @@ std::unique_ptr<Backend> make_reference_backend();
 // else the best that this CPU runs. Throws std::invalid_argument for a name that is unknown or that this CPU
 // cannot run.
 std::unique_ptr<Backend> make_cpu_backend(int threads, std::string_view isa = {});
+
+// The same with the dense products of F32 matrices done by oneDNN, to compare the two: matmul_nt, _nn, _tn
+// and what is made of them (matmul_weight with F32 weights, linear_cross_entropy). bf16 products are oneDNN's
+// where it has some for this CPU; name() says so. oneDNN chooses its own instruction set, whatever isa says.
+//
+// Its products do not promise the same bits at another number of threads. They take memory while they work:
+// oneDNN's own, and for bf16 as much as the largest rounded factors need; and they throw std::exception when
+// oneDNN fails, which it does when there is no memory.
+//
+// Throws std::invalid_argument as make_cpu_backend does, and where onednn_version() is empty.
+std::unique_ptr<Backend> make_onednn_backend(int threads, std::string_view isa = {});
+
+// Of the library that this program runs with, e.g. "2.6.3"; empty in a build without oneDNN.
+std::string onednn_version();
 
 // Does nothing: a step run on it touches no data, so that its memory can be measured without doing its work.
 std::unique_ptr<Backend> make_null_backend();

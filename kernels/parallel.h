@@ -28,4 +28,17 @@ void parallel_ranges(int threads, int64_t n, int64_t grain, F&& f) {
   });
 }
 
+// While it lives, OpenMP's setting for the calling thread is `threads`: for libraries that follow the
+// setting.
+class ThreadSetting {
+ public:
+  explicit ThreadSetting(int threads) : before_(omp_get_max_threads()) { omp_set_num_threads(threads); }
+  ~ThreadSetting() { omp_set_num_threads(before_); }
+  ThreadSetting(const ThreadSetting&) = delete;
+  ThreadSetting& operator=(const ThreadSetting&) = delete;
+
+ private:
+  int before_;
+};
+
 }  // namespace gladius

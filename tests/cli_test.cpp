@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "export/gguf.h"
+#include "kernels/backend.h"
 #include "tests/process.h"
 #include "train/folder_lock.h"
 
@@ -153,6 +154,26 @@ TEST_CASE("an instruction set that cannot be used is an error, not a crash") {
   ::setenv("GLADIUS_ISA", "z80", 1);
   check_refused({"doctor"}, 1, {"GLADIUS_ISA", "z80"});
   ::unsetenv("GLADIUS_ISA");
+}
+
+TEST_CASE("oneDNN's products where they are built, else an error that says so") {
+  const std::vector<std::string> plan = {"plan",      "--model", "gladius-tiny", "--batch", "1",
+                                         "--context", "8",       "--threads",    "1",       "--backend"};
+  const auto with = [&](const std::string& backend) {
+    std::vector<std::string> arguments = plan;
+    arguments.push_back(backend);
+    return arguments;
+  };
+  check_refused(with("blas"), 2, {"--backend", "blas"});
+  const std::string version = onednn_version(), doctor = run({"doctor"}).out;
+  if (version.empty()) {
+    CHECK(contains(doctor, "onednn       not built"));
+    check_refused(with("onednn"), 1, {"this build has no oneDNN", "GLADIUS_ONEDNN=ON"});
+  } else {
+    CHECK(contains(doctor, "onednn       " + version));
+    CHECK(contains(run(with("onednn")).out, "onednn " + version));
+  }
+  CHECK_FALSE(contains(run(with("cpu")).out, "onednn"));
 }
 
 TEST_CASE("files that are missing or something else are named, exit code 1") {

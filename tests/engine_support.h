@@ -14,11 +14,12 @@
 
 namespace gladius::test {
 
-// The reference backend and one of every instruction set that this machine runs.
+// The reference backend, one of every instruction set that this machine runs, and oneDNN's where it is built.
 inline std::vector<std::unique_ptr<Backend>> all_backends(int threads = 2) {
   std::vector<std::unique_ptr<Backend>> backends;
   backends.push_back(make_reference_backend());
   for (const std::string& isa : runnable_isas()) backends.push_back(make_cpu_backend(threads, isa));
+  if (!onednn_version().empty()) backends.push_back(make_onednn_backend(threads));
   return backends;
 }
 

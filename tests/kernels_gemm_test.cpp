@@ -62,7 +62,7 @@ constexpr Form forms[] = {Form::nt, Form::nn, Form::tn};
 constexpr Precision precisions[] = {Precision::fp32, Precision::bf16};
 
 TEST_CASE("matrix products: every number of rows and columns up to two register tiles") {
-  for_each_isa([](Backend& backend) {
+  for_each_gemm([](Backend& backend) {
     Random random(1);
     const int64_t rows = small_tests() ? 17 : 30, step = small_tests() ? 5 : 3;
     for (int64_t M = 1; M <= rows; ++M)
@@ -79,7 +79,7 @@ TEST_CASE("matrix products: every number of rows and columns up to two register 
 }
 
 TEST_CASE("matrix products: every tail of the summed dimension, aligned and not") {
-  for_each_isa([](Backend& backend) {
+  for_each_gemm([](Backend& backend) {
     Random random(2);
     for (int64_t K = 0; K <= 33; ++K)
       for (const Form form : forms)
@@ -90,7 +90,7 @@ TEST_CASE("matrix products: every tail of the summed dimension, aligned and not"
 }
 
 TEST_CASE("matrix products: around the borders of blocks") {
-  for_each_isa([](Backend& backend) {
+  for_each_gemm([](Backend& backend) {
     Random random(3);
     for (const int64_t K : {255, 256, 257, 511, 513, 1025})
       for (const Form form : forms)
@@ -110,7 +110,7 @@ TEST_CASE("matrix products: around the borders of blocks") {
 }
 
 TEST_CASE("matrix products of nothing") {
-  for_each_isa([](Backend& backend) {
+  for_each_gemm([](Backend& backend) {
     Random random(4);
     for (const Form form : forms) {
       check_matmul(backend, {{3, 5, 0}, form, false, false, 0}, random);
@@ -142,7 +142,7 @@ TEST_CASE("a row's product does not depend on how many rows are multiplied with 
 }
 
 TEST_CASE("factors are rounded to BF16 to nearest, ties to even") {
-  for_each_isa([](Backend& backend) {
+  for_each_gemm([](Backend& backend) {
     // Halfway between neighbours (2^-8 at 1), just beside, and so large that it rounds to infinity.
     const float values[] = {1.0f + 0x1p-8f,     1.0f + 3 * 0x1p-8f, 1.0f + 0x1.02p-8f,
                             -1.0f - 0x1.fep-9f, 0x1.ffp127f,        0.1f};
@@ -155,7 +155,7 @@ TEST_CASE("factors are rounded to BF16 to nearest, ties to even") {
 }
 
 TEST_CASE("matrix products keep infinities and NaN") {
-  for_each_isa([](Backend& backend) {
+  for_each_gemm([](Backend& backend) {
     for (const Precision precision : precisions) {
       for (const int64_t M : {1, 20}) {
         Array A(M * 9, 0, 1.0f), B(33 * 9, 0, 1.0f), C(M * 33);

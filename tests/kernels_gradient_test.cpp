@@ -63,7 +63,7 @@ double norm1(const std::vector<double>& c) {
 }
 
 TEST_CASE("gradients of a linear layer: y = x W^T") {
-  for_each_isa([](Backend& backend) {
+  for_each_gemm([](Backend& backend) {
     Random random(1);
     const int64_t M = 11, N = 18, K = 7;
     const Array x(random, M * K), W(random, N * K), dy(random, M * N);
@@ -226,7 +226,7 @@ TEST_CASE("gradients of SwiGLU and softmax") {
 }
 
 TEST_CASE("gradients of the linear cross entropy") {
-  for_each_isa([](Backend& backend) {
+  for_each_gemm([](Backend& backend) {
     Random random(6);
     const LossDims d{5, 6, 19};
     const Array h(random, 30), W(random, 19 * 6);

@@ -50,7 +50,7 @@ void check_loss(Backend& backend, const LossCase& c, Random& random) {
 }
 
 TEST_CASE("linear cross entropy: tails of the vocabulary, chunks that divide the rows and that do not") {
-  for_each_isa([](Backend& backend) {
+  for_each_gemm([](Backend& backend) {
     Random random(1);
     for (int64_t V = 1; V <= 35; ++V) check_loss(backend, {{7, 6, V}, 3, V % 2 == 1, V % 4, 1.0f}, random);
     for (const int64_t M : {0, 1, 2, 8, 9, 20})
@@ -62,14 +62,14 @@ TEST_CASE("linear cross entropy: tails of the vocabulary, chunks that divide the
 }
 
 TEST_CASE("linear cross entropy of logits in the hundreds") {
-  for_each_isa([](Backend& backend) {
+  for_each_gemm([](Backend& backend) {
     Random random(2);
     check_loss(backend, {{12, 16, 50}, 5, false, 0, 100.0f}, random);
   });
 }
 
 TEST_CASE("linear cross entropy: rows without a target add nothing to any gradient") {
-  for_each_isa([](Backend& backend) {
+  for_each_gemm([](Backend& backend) {
     Random random(3);
     const LossDims d{6, 8, 20};
     const Array h(random, 48), W(random, 160);
@@ -83,7 +83,7 @@ TEST_CASE("linear cross entropy: rows without a target add nothing to any gradie
 // The fused operation is the composition of a product, a row-wise loss and two products: same kernels, same
 // bits when one chunk holds all rows.
 TEST_CASE("linear cross entropy equals its composition") {
-  for_each_isa([](Backend& backend) {
+  for_each_gemm([](Backend& backend) {
     Random random(4);
     const LossDims d{20, 24, 45};
     const Array h(random, d.M * d.C), W(random, d.V * d.C);

@@ -56,6 +56,17 @@ void for_each_isa(F f, int threads = 1) {
   }
 }
 
+// The same, and oneDNN's backend where it is built: for what the matrix products of every backend must do.
+template <class F>
+void for_each_gemm(F f) {
+  for_each_isa(f);
+  if (onednn_version().empty()) return;
+  const std::unique_ptr<Backend> backend = make_onednn_backend(1);
+  const std::string isa = backend->name();
+  CAPTURE(isa);
+  f(*backend);
+}
+
 // One assertion for a whole array: names the first element that is off, or whose guard was touched.
 inline void check_close(const Array& got, const std::vector<double>& value,
                         const std::vector<double>& bound) {

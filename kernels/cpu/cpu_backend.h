@@ -1,5 +1,6 @@
 // The CPU's Backend: cuts each operation into tasks, whose borders depend on shapes only, and gives them to
-// threads; the tasks run the kernels of one instruction set.
+// threads; the tasks run the kernels of one instruction set. Backends that compute some operations elsewhere
+// derive from it.
 #pragma once
 
 #include <sys/mman.h>
@@ -38,7 +39,7 @@ class Scratch {
   std::unique_ptr<T, Free> data_;
 };
 
-class CpuBackend final : public Backend {
+class CpuBackend : public Backend {
  public:
   // threads below 1 count as 1. Allocates all the memory that it will ever use, 9 MiB and up to 1.5 MiB a
   // thread, but for attention with heads wider than attention_max_width.
