@@ -38,7 +38,7 @@ inline std::vector<std::string> float_isas() {
   for (size_t i = 0; i < isas.size(); ++i) {
     const auto own = [&] {
       const cpu::FloatKernels &f = isas[i].table().f, &before = isas[i - 1].table().f;
-      return f.gemm != before.gemm || f.gemm_bf16 != before.gemm_bf16;
+      return f.gemm.run != before.gemm.run || f.gemm_bf16.run != before.gemm_bf16.run;
     };
     if (isas[i].runnable && (i == 0 || own())) names.emplace_back(isas[i].name);
   }

@@ -17,7 +17,7 @@ namespace gladius::cpu {
 // What a task's rows and keys are and where they lie.
 template <class Isa>
 struct AttentionGeometry {
-  static constexpr int64_t cols = Gemm<Isa, F32Panels<Isa>>::cols;
+  static constexpr int64_t cols = Isa::gemm_vectors * lanes<Isa>;
 
   const AttentionDims& d;
   int64_t b, g, heads;  // heads in the group
@@ -81,7 +81,7 @@ struct AttentionTiles {
         f.b = b + j;
         multiply_tile<Isa, F32Panels<Isa>, Strided>(m - i < height ? m - i : height,
                                                     n - j < Geometry::cols ? n - j : Geometry::cols, f, c + j,
-                                                    c_stride, {add, nullptr}, {});
+                                                    c_stride, {add, nullptr});
       }
     }
   }

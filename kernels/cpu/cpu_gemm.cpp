@@ -44,26 +44,33 @@ Rectangle best_rectangle(MatmulDims d, Rectangle tile, int64_t most_cols, int th
 
 }  // namespace
 
+const GemmKernel& CpuBackend::gemm_kernel(MatmulDims d, const GemmOperand& A) const {
+  if (d.precision == Precision::bf16) return f_.gemm_bf16;
+  // Reading in place saves the packing of A, but wider tiles may compute more columns in vain.
+  const auto computed = [&](const GemmKernel& kernel) { return ceil_div(d.N, kernel.cols) * kernel.cols; };
+  const bool wasteful = computed(f_.gemm_in_place) * 32 > computed(f_.gemm) * 33;
+  return A.k_contiguous && !wasteful ? f_.gemm_in_place : f_.gemm;
+}
+
 void CpuBackend::gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, Epilogue e) {
   if (d.M == 0 || d.N == 0) return;
   const int threads = d.M * d.N * d.K < gemm_serial_below ? 1 : threads_;
-  const int64_t most_cols = packed_b_floats_ / gemm_block_k(d.K);
-  const auto [rows, cols] = best_rectangle(d, {f_.gemm_rows, f_.gemm_cols}, most_cols, threads);
+  const GemmKernel& kernel = gemm_kernel(d, A);
+  const int64_t most_cols = packed_b_floats_ / gemm_block_k(d.K, kernel.in_place);
+  const auto [rows, cols] = best_rectangle(d, {kernel.rows, kernel.cols}, most_cols, threads);
   const int64_t across = ceil_div(d.N, cols), tasks = across * ceil_div(d.M, rows);
-  const auto multiply = d.precision == Precision::bf16 ? f_.gemm_bf16 : f_.gemm;
   parallel_tasks(threads, tasks, [&](int64_t task, int worker) {
-    const int64_t i = task / across * rows, j = task % across * cols, next = (task + threads) % across * cols;
-    multiply({.rows = std::min(rows, d.M - i),
-              .cols = std::min(cols, d.N - j),
-              .k = d.K,
-              .a = A.from(i, 0),
-              .b = B.from(j, 0),
-              .c = C + i * d.N + j,
-              .c_stride = d.N,
-              .add = e.accumulate,
-              .residual = e.residual ? e.residual + i * d.N + j : nullptr,
-              .next_b = task + threads < tasks && next + cols <= d.N ? B.from(next, 0) : GemmOperand{},
-              .scratch = gemm_.data() + worker * (gemm_group_floats + packed_b_floats_)});
+    const int64_t i = task / across * rows, j = task % across * cols;
+    kernel.run({.rows = std::min(rows, d.M - i),
+                .cols = std::min(cols, d.N - j),
+                .k = d.K,
+                .a = A.from(i, 0),
+                .b = B.from(j, 0),
+                .c = C + i * d.N + j,
+                .c_stride = d.N,
+                .add = e.accumulate,
+                .residual = e.residual ? e.residual + i * d.N + j : nullptr,
+                .scratch = gemm_.data() + worker * (gemm_group_floats + packed_b_floats_)});
   });
 }
 

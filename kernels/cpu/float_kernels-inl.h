@@ -19,10 +19,9 @@ PeakKernel make_peak() {
 template <class Isa>
 FloatKernels make_float_kernels() {
   FloatKernels f{};
-  f.gemm_rows = Isa::gemm_rows;
-  f.gemm_cols = Gemm<Isa, F32Panels<Isa>>::cols;
-  f.gemm = Gemm<Isa, F32Panels<Isa>>::run;
-  f.gemm_bf16 = Gemm<Isa, RoundedPanels<Isa>>::run;
+  f.gemm = Gemm<Isa, F32Panels<Isa>, false>::kernel();
+  f.gemm_in_place = Gemm<InPlaceTile<Isa>, F32Panels<InPlaceTile<Isa>>, true>::kernel();
+  f.gemm_bf16 = Gemm<Isa, RoundedPanels<Isa>, false>::kernel();
   f.few_rows_tile = FewRows<Isa>::run;
   f.attention = AttentionForward<Isa>::run;
   f.attention_backward = AttentionBackward<Isa>::run;

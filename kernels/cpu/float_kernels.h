@@ -30,19 +30,26 @@ struct GemmTask {
   int64_t c_stride;       // of c and of residual
   bool add;               // C is added to rather than overwritten
   const float* residual;  // added when not null
-  GemmOperand next_b;     // what this thread will likely multiply next, as large as b; null data: unknown
-  float* scratch;         // gemm_group_floats, and `cols` in whole register tiles × gemm_block_k(k)
+  float* scratch;         // gemm_group_floats, and `cols` in whole register tiles × gemm_block_k
 };
 
-inline constexpr int64_t gemm_most_k = 256;      // of the summed dimension, packed at a time
-inline constexpr int64_t gemm_group_panels = 4;  // of A, packed at a time
+// A kernel for such tasks.
+struct GemmKernel {
+  void (*run)(const GemmTask&);
+  int64_t rows, cols;  // of its register tile
+  bool in_place;       // reads A where it lies: it must be contiguous along k
+};
+
+inline constexpr int64_t gemm_most_k = 256;  // of the summed dimension, packed at a time
+inline constexpr int64_t gemm_most_k_in_place = 384;
+inline constexpr int64_t gemm_group_panels = 4;  // of A, multiplied by all panels of B in turn
 inline constexpr int64_t gemm_most_rows = 16;    // of any instruction set's register tile
 inline constexpr int64_t gemm_group_floats = gemm_group_panels * gemm_most_rows * gemm_most_k;
 
-// The summed dimension is cut into equal even blocks of at most gemm_most_k: a function of its length alone,
+// The summed dimension is cut into equal even blocks: a function of its length and of the kernel alone,
 // because it decides in which order products are added.
-__attribute__((always_inline)) constexpr int64_t gemm_block_k(int64_t k) {
-  const int64_t blocks = (k + gemm_most_k - 1) / gemm_most_k;
+__attribute__((always_inline)) constexpr int64_t gemm_block_k(int64_t k, bool in_place) {
+  const int64_t most = in_place ? gemm_most_k_in_place : gemm_most_k, blocks = (k + most - 1) / most;
   return blocks > 0 ? ((k + blocks - 1) / blocks + 1) / 2 * 2 : 2;
 }
 
@@ -103,11 +110,9 @@ struct PeakKernel {
 };
 
 struct FloatKernels {
-  int64_t gemm_rows, gemm_cols;  // the register tile
-
   // ---- matrix products (gemm-inl.h) ----
-  void (*gemm)(const GemmTask&);
-  void (*gemm_bf16)(const GemmTask&);  // factors rounded to BF16
+  GemmKernel gemm, gemm_in_place;
+  GemmKernel gemm_bf16;  // factors rounded to BF16
   void (*few_rows_tile)(const FewRowsTile&);
 
   // ---- attention (attention-inl.h) ----

@@ -1,4 +1,4 @@
-// Matrix products from packed panels, after Goto & van de Geijn 2008 ("Anatomy of high-performance matrix
+// Matrix products from panels, after Goto & van de Geijn 2008 ("Anatomy of high-performance matrix
 // multiplication") and BLIS (Van Zee & van de Geijn 2015), and products of few rows.
 #pragma once
 
@@ -9,57 +9,62 @@
 
 namespace gladius::cpu {
 
-template <class Isa, class Panels>
+// The register tile for rows of A that are read where they lie: fewer of them, each used for more columns.
+template <class Isa>
+struct InPlaceTile : Isa {
+  static constexpr int gemm_rows = Isa::in_place_rows, gemm_vectors = Isa::in_place_vectors;
+};
+
+// Reads A in place, which must be contiguous along k, or packs it.
+template <class Isa, class Panels, bool InPlace>
 struct Gemm {
   static constexpr int64_t cols = Isa::gemm_vectors * lanes<Isa>;
   using Pack = Packing<Isa, Panels>;
 
-  // For each block of the summed dimension B is packed, to stay in the second-level cache, and A some panels
-  // at a time, each of which then stays in the first.
+  // B is packed for a block of the summed dimension, to stay in the second-level cache; rows of A pass by it,
+  // some at a time.
   static void run(const GemmTask& t) {
-    Work work(t);
+    const Work work(t);
     for (int64_t p = 0; p < t.k || p == 0; p += work.block_k) multiply_block(t, work, p);
   }
+
+  static constexpr GemmKernel kernel() { return {run, Isa::gemm_rows, cols, InPlace}; }
 
  private:
   static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
   static constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
   struct Work {
-    int64_t height;  // of panels of A: equal ones rather than full ones and a rest
-    int64_t panels, across;
+    int64_t height;  // of register tiles: equal ones rather than full ones and a rest
     int64_t block_k;
     float *a, *b;
     explicit Work(const GemmTask& t)
         : height(ceil_div(t.rows, ceil_div(t.rows, Isa::gemm_rows))),
-          panels(ceil_div(t.rows, height)),
-          across(ceil_div(t.cols, cols)),
-          block_k(gemm_block_k(t.k)),
+          block_k(gemm_block_k(t.k, InPlace)),
           a(t.scratch),
           b(t.scratch + gemm_group_floats) {}
   };
 
   static void multiply_block(const GemmTask& t, const Work& work, int64_t p) {
-    const int64_t k = smaller(work.block_k, t.k - p), after = p + k, group = gemm_group_panels * work.height;
-    const int64_t words = Pack::words(k), floats = words * Panels::word_floats;
-    Pack::pack(t.b.from(0, p), t.cols, t.cols, k, cols, work.b);
-    const bool last = after >= t.k;
-    Prefetch<Isa> next_b(last ? t.next_b : t.b.from(0, after), last && !t.next_b.data ? 0 : t.cols,
-                         smaller(work.block_k, last ? t.k : t.k - after), work.panels * work.across);
-    const TileStore to{p > 0 || t.add, last ? t.residual : nullptr};
+    const int64_t k = smaller(work.block_k, t.k - p), words = Pack::words(k);
+    const int64_t floats = words * Panels::word_floats, group = gemm_group_panels * work.height;
+    const TileStore to{p > 0 || t.add, p + k >= t.k ? t.residual : nullptr};
     for (int64_t i0 = 0; i0 < t.rows; i0 += group) {
-      const int64_t rows = smaller(group, t.rows - i0), then = i0 + rows;
-      Pack::pack(t.a.from(i0, p), rows, t.rows - i0, k, work.height, work.a);
-      Prefetch<Isa> next_a(t.a.from(then, p), smaller(group, t.rows - then), k,
-                           ceil_div(rows, work.height) * work.across);
+      const int64_t rows = smaller(group, t.rows - i0);
+      if (!InPlace) Pack::pack(t.a.from(i0, p), rows, t.rows - i0, k, work.height, work.a);
       for (int64_t j = 0; j < t.cols; j += cols) {
+        float* const b = work.b + j * floats;
+        const int64_t width = smaller(cols, t.cols - j);
+        // Each panel just before its first use, when it is also in the first-level cache.
+        if (i0 == 0) Pack::pack(t.b.from(j, p), width, t.cols - j, k, cols, b);
         for (int64_t i = 0; i < rows; i += work.height) {
           const int64_t at = (i0 + i) * t.c_stride + j;
-          multiply_tile<Isa, typename Panels::Words, false>(
-              smaller(work.height, rows - i), smaller(cols, t.cols - j),
-              {words, work.a + i * floats, Panels::word_floats, work.height * Panels::word_floats,
-               work.b + j * floats, cols * Panels::word_floats},
-              t.c + at, t.c_stride, {to.add, to.residual ? to.residual + at : nullptr}, {&next_a, &next_b});
+          const float* a = InPlace ? t.a.from(i0 + i, p).data : work.a + i * floats;
+          const int64_t a_row = InPlace ? t.a.stride : Panels::word_floats;
+          const int64_t a_step = InPlace ? 1 : work.height * Panels::word_floats;
+          multiply_tile<Isa, typename Panels::Words, InPlace>(
+              smaller(work.height, rows - i), width, {words, a, a_row, a_step, b, cols * Panels::word_floats},
+              t.c + at, t.c_stride, {to.add, to.residual ? to.residual + at : nullptr});
         }
       }
     }

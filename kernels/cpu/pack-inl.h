@@ -77,28 +77,23 @@ struct Packing {
   // All panels from lines that are contiguous along i.
   static void pack_lines(int64_t n, int64_t readable, int64_t k, const float* x, int64_t stride,
                          int64_t width, float* y) {
-    const int64_t panel = floats(k) * width, vectors = (width + side - 1) / side;
+    const int64_t vectors = (width + side - 1) / side;
     // Whole vectors are stored where the panel's next line overwrites what is too much.
     int64_t whole = n / width * width;
     while (whole > 0 && whole - width + vectors * side > readable) whole -= width;
     const int64_t end = width % side == 0 ? k / per_word : (k - 1) / per_word;
-    for (int64_t line = 0; line < end; ++line) {
-      const float* from = x + line * per_word * stride;
-      float* to = y + line * width * word_floats;
-      if (vectors == 1) {
-        for (int64_t i = 0; i < whole; i += width, to += panel)
-          store<Isa>(to, Panels::across(from + i, stride));
-      } else {
-        for (int64_t i = 0; i < whole; i += width, to += panel)
-          for (int64_t v = 0; v < vectors; ++v)
-            store<Isa>(to + v * w, Panels::across(from + i + v * side, stride));
-      }
+    const int64_t line_floats = width * word_floats;
+    for (int64_t i = 0; i < whole; i += width) {  // panel by panel: stores in sequence
+      const float* from = x + i;
+      float* to = y + i * floats(k);
+      for (int64_t line = 0; line < end; ++line, from += per_word * stride, to += line_floats)
+        for (int64_t v = 0; v < vectors; ++v) store<Isa>(to + v * w, Panels::across(from + v * side, stride));
     }
     for (int64_t line = 0; line < words(k); ++line) {
       const int64_t lines = k - line * per_word < per_word ? k - line * per_word : per_word;
       for (int64_t i = line < end ? whole : 0; i < n; i += width) {
         pack_line_exactly(n - i < width ? n - i : width, lines, x + line * per_word * stride + i, stride,
-                          width, y + i * floats(k) + line * width * word_floats);
+                          width, y + i * floats(k) + line * line_floats);
       }
     }
   }

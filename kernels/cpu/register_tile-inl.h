@@ -30,43 +30,6 @@ struct TileStore {
   const float* residual;
 };
 
-// Elements (i, p), i < n, p < k, of an operand that will be packed later, asked for little by little: a burst
-// of requests would occupy the buffers that the multiplication's own loads need.
-template <class Isa>
-class Prefetch {
- public:
-  // Within `tiles` register tiles.
-  GLADIUS_INLINE Prefetch(const GemmOperand& x, int64_t n, int64_t k, int64_t tiles)
-      : data_(x.data),
-        stride_(x.stride),
-        runs_(x.k_contiguous ? n : k),
-        floats_(x.k_contiguous ? k : n),
-        lines_(floats_ > 0 ? runs_ * ((floats_ + 2 * floats_per_line - 2) / floats_per_line) : 0),
-        calls_(tiles * Isa::gemm_rows) {}
-
-  GLADIUS_INLINE void fetch() {
-    for (due_ += lines_; due_ >= calls_; due_ -= calls_) {
-      if (runs_ <= 0) return;
-      __builtin_prefetch(data_ + at_, 0, 2);  // into the second-level cache
-      at_ += floats_per_line;
-      if (at_ < floats_ + floats_per_line - 1) continue;  // the run's last line, however it is aligned
-      at_ = 0;
-      data_ += stride_;
-      --runs_;
-    }
-  }
-
- private:
-  const float* data_;
-  int64_t stride_, runs_, floats_, lines_, calls_, due_ = 0, at_ = 0;
-};
-
-// What to ask for while a tile is computed; null: nothing.
-template <class Isa>
-struct Ahead {
-  Prefetch<Isa>*a = nullptr, *b = nullptr;
-};
-
 // The factors of a register tile's product, k words long: word (i, p) of A is at a + i * a_row + p * a_step,
 // line p of B at b + p * b_step.
 struct TileFactors {
@@ -120,7 +83,7 @@ struct RegisterTile {
   using Loop = TileLoop<Isa, Panels, R, Strided>;
   static constexpr int vectors = Isa::gemm_vectors;
 
-  static void run(const TileFactors& f, float* c, int64_t c_stride, TileStore to, Ahead<Isa> ahead) {
+  static void run(const TileFactors& f, float* c, int64_t c_stride, TileStore to) {
     V sums[Loop::held][vectors];
 #pragma GCC unroll 64
     for (int i = 0; i < Loop::held; ++i)
@@ -133,8 +96,6 @@ struct RegisterTile {
       for (int64_t i = part * rows; i < R && i < (part + 1) * rows; ++i) {
         for (int64_t j = 0; j < vectors * lanes<Isa>; j += floats_per_line)
           __builtin_prefetch(c + i * c_stride + j, 1);
-        if (ahead.a) ahead.a->fetch();
-        if (ahead.b) ahead.b->fetch();
       }
       const int64_t begin = part * steps;
       Loop::multiply(f, begin, part + 1 < parts ? steps : f.k - begin, sums);
@@ -154,13 +115,12 @@ struct RegisterTile {
   }
 };
 
-template <class Isa>
-using RegisterTileFunction = void (*)(const TileFactors&, float*, int64_t, TileStore, Ahead<Isa>);
+using RegisterTileFunction = void (*)(const TileFactors&, float*, int64_t, TileStore);
 
 // register_tiles<Isa, Panels, Strided>.of_rows[R - 1] computes R rows.
 template <class Isa>
 struct RegisterTileTable {
-  RegisterTileFunction<Isa> of_rows[Isa::gemm_rows];
+  RegisterTileFunction of_rows[Isa::gemm_rows];
 };
 template <class Isa, class Panels, bool Strided, size_t... I>
 constexpr RegisterTileTable<Isa> make_register_tiles(std::index_sequence<I...>) {
@@ -174,12 +134,12 @@ inline constexpr RegisterTileTable<Isa> register_tiles =
 // computed whole, aside, and its columns within C are copied out: lines of B must be readable as whole ones.
 template <class Isa, class Panels, bool Strided>
 GLADIUS_INLINE void multiply_tile(int64_t rows, int64_t cols, const TileFactors& f, float* c,
-                                  int64_t c_stride, TileStore to, Ahead<Isa> ahead) {
+                                  int64_t c_stride, TileStore to) {
   constexpr int64_t tile_cols = Isa::gemm_vectors * lanes<Isa>;
-  const RegisterTileFunction<Isa> multiply = register_tiles<Isa, Panels, Strided>.of_rows[rows - 1];
-  if (cols == tile_cols) return multiply(f, c, c_stride, to, ahead);
+  const RegisterTileFunction multiply = register_tiles<Isa, Panels, Strided>.of_rows[rows - 1];
+  if (cols == tile_cols) return multiply(f, c, c_stride, to);
   alignas(64) float whole[Isa::gemm_rows * tile_cols];
-  multiply(f, whole, tile_cols, {false, nullptr}, ahead);
+  multiply(f, whole, tile_cols, {false, nullptr});
   for (int64_t i = 0; i < rows; ++i) {
     for (int64_t j = 0; j < cols; ++j) {
       const int64_t at = i * c_stride + j;
