@@ -21,7 +21,9 @@ Tensor cross_entropy(Context& ctx, const Tensor& h, const Tensor& weight, const 
       fail("cross_entropy: target {} at row {} is not in a vocabulary of {}", target, m, dims.V);
   }
   const int64_t row_bytes = dims.V * static_cast<int64_t>(sizeof(float));
-  const int64_t chunk = std::max<int64_t>(1, std::min(dims.M, kMaxLogitsBytes / row_bytes));
+  // Equal chunks rather than full ones and a rest.
+  const int64_t most = std::max<int64_t>(1, kMaxLogitsBytes / row_bytes), chunks = (dims.M + most - 1) / most;
+  const int64_t chunk = chunks > 0 ? (dims.M + chunks - 1) / chunks : 1;
   const Tensor logits = ctx.empty({chunk, dims.V});
   const Tensor rows = losses.defined() ? losses : ctx.empty({dims.M});
 

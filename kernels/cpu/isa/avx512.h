@@ -13,7 +13,7 @@ template <class Self>
 struct Avx512Base {
   using Arch = xsimd::avx512bw;
   static constexpr int gemm_rows = 14, gemm_vectors = 2;  // 28 accumulators, 2 columns, 1 row of 32 registers
-  static constexpr int in_place_rows = 9, in_place_vectors = 3;
+  static constexpr int in_place_rows = 9, in_place_vectors = 3;  // 27, 3 and 1
 
   static GLADIUS_INLINE Vec<Avx512Base> fma(Vec<Avx512Base> x, Vec<Avx512Base> y, Vec<Avx512Base> z) {
     return _mm512_fmadd_ps(x, y, z);
