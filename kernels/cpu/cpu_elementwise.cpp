@@ -34,7 +34,7 @@ void CpuBackend::adamw(int64_t n, const AdamWStep& s, const float* grad, float* 
 }
 
 double CpuBackend::sum_of_squares(int64_t n, const float* x) {
-  const int64_t chunk = std::max<int64_t>(1 << 14, (n + max_partial_sums - 1) / max_partial_sums);
+  const int64_t chunk = std::max<int64_t>(1 << 16, (n + max_partial_sums - 1) / max_partial_sums);
   double* partial = partial_sums_.data();
   parallel_ranges(threads_, n, chunk, [&](int64_t begin, int64_t end) {
     partial[begin / chunk] = f_.sum_of_squares(end - begin, x + begin);

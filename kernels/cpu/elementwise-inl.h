@@ -86,9 +86,11 @@ struct Elementwise {
     using Floats __attribute__((vector_size(width * sizeof(float)))) = float;
     Doubles sums[parts] = {};
     int64_t i = 0;
+    constexpr int64_t ahead = 2048;  // floats: what is read once comes too late without being asked for
     for (; i + width * parts <= n; i += width * parts) {
 #pragma GCC unroll 8
       for (int64_t part = 0; part < parts; ++part) {
+        if (part % 2 == 0) __builtin_prefetch(x + i + part * width + ahead);
         Floats f;
         __builtin_memcpy(&f, x + i + part * width, sizeof(f));
         const Doubles d = __builtin_convertvector(f, Doubles);
