@@ -19,7 +19,7 @@ struct Shape {
   LossDims d;
   int64_t chunk_rows;  // logits that exist at a time
 };
-constexpr Shape shapes[] = {{"1024x768x32000", {1024, 768, 32000}, 262},
+constexpr Shape shapes[] = {{"1024x768x32000", {1024, 768, 32000}, 256},
                             {"tiny_1024x256x1024", {1024, 256, 1024}, 1024},
                             {"odd_37x65x517", {37, 65, 517}, 16}};
 

@@ -30,7 +30,7 @@ constexpr int64_t tokens_125m[] = {256, 1024, 4096};
 constexpr int64_t tokens_tiny = 256;
 constexpr int64_t tokens_cold = 1024;      // also timed with factors that come from memory
 constexpr Layer head_125m = {768, 32000};  // the loss multiplies some rows at a time
-constexpr int64_t head_rows = 262;
+constexpr int64_t head_rows = 256;
 constexpr MatmulDims odd_shapes[] = {{263, 771, 517}, {1, 771, 517}, {7, 33, 129}, {85, 65, 2049}};
 
 constexpr DType weight_types[] = {DType::F32,  DType::F16,  DType::BF16, DType::Q8_0,

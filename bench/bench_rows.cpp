@@ -25,7 +25,7 @@ constexpr Rows hidden_rows[] = {{"256x768", 256, 768},
                                 {"4096x768", 4096, 768},
                                 {"tiny_256x256", 256, 256},
                                 {"odd_263x771", 263, 771}};
-constexpr Rows softmax_rows[] = {{"3072x256", 3072, 256}, {"262x32000", 262, 32000}, {"odd_37x517", 37, 517}};
+constexpr Rows softmax_rows[] = {{"3072x256", 3072, 256}, {"256x32000", 256, 32000}, {"odd_37x517", 37, 517}};
 struct Rotation {
   const char* label;
   RopeDims d;

@@ -14,6 +14,7 @@
 #include "cli/machine.h"
 #include "cli/terminal.h"
 #include "engine/error.h"
+#include "kernels/parallel.h"
 
 namespace gladius::cli {
 
@@ -27,6 +28,7 @@ void add_compute_options(CLI::App& command, ComputeOptions& options) {
   command.add_option("--threads", options.threads, "Threads; 0: one for each core that this process may use")
       ->check(whole(0, 1024))
       ->capture_default_str();
+  command.add_flag("--pin", options.pin, "Keep each thread on a core of its own");
 }
 
 std::unique_ptr<Backend> make_backend(const ComputeOptions& options) {
@@ -36,6 +38,8 @@ std::unique_ptr<Backend> make_backend(const ComputeOptions& options) {
     note("{} threads on {} of processor time: more than there are cores is slower, not faster\n",
          options.threads, found.threads() == 1 ? "one core" : fmt::format("{} cores", found.threads()));
   const int threads = options.threads > 0 ? options.threads : found.threads();
+  if (options.pin && !pin_threads(threads, found.of_cores))
+    note("the system does not let threads be kept on cores: --pin has no effect\n");
   return options.backend == "onednn" ? make_onednn_backend(threads) : make_cpu_backend(threads);
 }
 

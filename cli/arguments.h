@@ -17,6 +17,7 @@ struct ComputeOptions {
   std::string device = "auto";
   std::string backend = "cpu";
   int threads = 0;  // 0: as many as the process may use
+  bool pin = false;
 };
 void add_compute_options(CLI::App& command, ComputeOptions& options);
 std::unique_ptr<Backend> make_backend(const ComputeOptions& options);

@@ -9,6 +9,7 @@
 #include "cli/terminal.h"
 #include "export/loaded_model.h"
 #include "kernels/cpu/isas.h"
+#include "kernels/parallel.h"
 #include "kernels/peak.h"
 
 namespace gladius::cli {
@@ -37,9 +38,10 @@ void report(bool measures) {
   fmt::print("gladius {}\n", version());
   fmt::print("CPU        {}\n", cpu.empty() ? "unknown model" : cpu);
   fmt::print("threads    {}: of {} processor{} that this process may use, on {} core{}{}\n", found.threads(),
-             found.allowed, found.allowed == 1 ? "" : "s", found.cores, found.cores == 1 ? "" : "s",
+             found.allowed, found.allowed == 1 ? "" : "s", found.cores(), found.cores() == 1 ? "" : "s",
              found.quota > 0 ? fmt::format(", with time for {:.2g} by its control group", found.quota)
                              : ", without a limit on time");
+  if (!bound_processors().empty()) fmt::print("           each kept on its processors by OMP_PROC_BIND\n");
   if (const double busy = busy_processors(); busy > 0.5)
     fmt::print("           {:.1f} processors were busy during the last minute: what runs beside slows both\n",
                busy);

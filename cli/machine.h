@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace gladius::cli {
 
@@ -10,10 +11,11 @@ std::string cpu_model();  // empty when unknown
 
 // What decides how many threads are of use.
 struct Processors {
-  int allowed;          // processors that this process may run on (its affinity mask)
-  int cores;            // physical cores among them: two threads of one core share its arithmetic
-  double quota;         // processors' worth of time that control groups grant; 0: no limit
-  int threads() const;  // the least of these, at least 1
+  int allowed;  // processors that this process may run on (its affinity mask)
+  int cores() const { return static_cast<int>(of_cores.size()); }
+  std::vector<int> of_cores;  // one processor of each physical core among them: two share its arithmetic
+  double quota;               // processors' worth of time that control groups grant; 0: no limit
+  int threads() const;        // the least of these, at least 1
 };
 Processors processors();
 

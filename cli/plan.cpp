@@ -42,13 +42,15 @@ void run(PlanOptions o) {
   fmt::print("step        {} tokens: batch {} × context {} × {} micro-batches\n", grouped(tokens), o.batch,
              o.context, o.accum);
   StepShape shape{o.batch, o.context};
-  const auto [recompute, memory] = choose_recompute(o.step, config, shape, *backend);
-  shape.recompute = recompute;
-  print_memory(memory);
-  fmt::print("recomputed  {}\n", recompute_text(recompute, config));
+  const MemoryBefore before;
+  const MemoryChoice choice = choose_recompute(o.step, config, shape, *backend, before);
+  shape.recompute = choice.recompute;
+  print_memory(choice.plan);
+  fmt::print("recomputed  {}\n", recompute_text(choice.recompute, config));
+  require_limit(o.step, choice, config);
   if (!o.measure) return;
-  if (const uint64_t available = available_memory(); available > 0 && memory.total() > available) {
-    fmt::print("time        not measured: {} of memory are available\n", human_bytes(available));
+  if (before.available > 0 && choice.plan.total() > before.available) {
+    fmt::print("time        not measured: {} of memory are available\n", human_bytes(before.available));
     return;
   }
 

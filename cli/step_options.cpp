@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include "cli/machine.h"
 #include "cli/terminal.h"
 #include "engine/error.h"
 
@@ -11,20 +10,20 @@ namespace {
 
 constexpr char kSmaller[] = "take a smaller --batch, and more --accum to make up for it";
 
-MemoryChoice choice_of(const Recompute& recompute, const Config& config, StepShape shape,
-                       const Backend& backend) {
-  shape.recompute = recompute;
-  return {recompute, plan_memory(config, shape, backend)};
+Recompute by_name(const StepOptions& o, const Config& config, const StepShape& shape, const Backend& backend,
+                  const MemoryBefore& before) {
+  if (o.recompute == "none") return {};
+  if (o.recompute == "light") return {.elementwise = true};
+  if (o.recompute == "full") return recompute_all(config);
+  return least_recompute(config, shape, backend, before.program, [&](const MemoryPlan& plan) {
+    if (o.memory > 0) return plan.total() <= o.memory;
+    return before.available == 0 || plan.total() - plan.program <= before.available;
+  });
 }
 
-MemoryChoice by_name(const StepOptions& o, const Config& config, const StepShape& shape,
-                     const Backend& backend) {
-  if (o.recompute == "none") return choice_of({}, config, shape, backend);
-  if (o.recompute == "light") return choice_of({.elementwise = true}, config, shape, backend);
-  if (o.recompute == "full") return choice_of(recompute_all(config), config, shape, backend);
-  const uint64_t limit = o.memory > 0 ? o.memory : available_memory();
-  const Recompute least = limit > 0 ? least_recompute(config, shape, backend, limit) : Recompute{};
-  return choice_of(least, config, shape, backend);
+// What to do about too little memory.
+std::string advice(const Recompute& recompute, const Config& config) {
+  return recompute.layers == config.layers ? kSmaller : std::string("take --recompute auto, or ") + kSmaller;
 }
 
 }  // namespace
@@ -37,10 +36,11 @@ void add_step_options(CLI::App& command, StepOptions& o) {
       ->check(CLI::IsMember({"auto", "fp32", "bf16"}))
       ->capture_default_str();
   command
-      .add_option("--recompute", o.recompute,
-                  "What the backward pass computes a second time to save memory, to the same bits: none; "
-                  "light: norms and SwiGLU (1 % slower); full: all between the layers' inputs (a quarter "
-                  "slower); auto: the least that fits into --memory")
+      .add_option(
+          "--recompute", o.recompute,
+          "What the backward pass computes a second time to save memory, to the same bits: none; "
+          "light: norms and SwiGLU, at most 1 % slower; full: all within the halves of the layers, about a "
+          "sixth slower; auto: the least that fits into --memory")
       ->check(CLI::IsMember({"auto", "none", "light", "full"}))
       ->capture_default_str();
   command
@@ -61,24 +61,31 @@ Precision choose_precision(const std::string& name, const Config& config, int64_
 }
 
 MemoryChoice choose_recompute(const StepOptions& o, const Config& config, StepShape shape,
-                              const Backend& backend) {
-  const MemoryChoice choice = by_name(o, config, shape, backend);
-  const uint64_t needed = choice.plan.total(), total = total_memory(), available = available_memory();
-  if (o.memory > 0 && needed > o.memory) {
-    fail("this run needs {} of memory with --recompute {}, more than --memory {}; {}", human_bytes(needed),
-         o.recompute == "auto" ? "full" : o.recompute, human_bytes(o.memory), kSmaller);
-  }
+                              const Backend& backend, const MemoryBefore& before) {
+  shape.recompute = by_name(o, config, shape, backend, before);
+  if (o.recompute == "auto" && shape.recompute.elementwise)
+    note("to fit into memory, the backward pass computes anew: {}\n",
+         recompute_text(shape.recompute, config));
+  return {shape.recompute, plan_memory(config, shape, backend, before.program)};
+}
+
+void require_limit(const StepOptions& o, const MemoryChoice& choice, const Config& config) {
+  if (o.memory == 0 || choice.plan.total() <= o.memory) return;
+  fail("this run needs {} of memory, more than --memory {}; {}", human_bytes(choice.plan.total()),
+       human_bytes(o.memory), advice(choice.recompute, config));
+}
+
+void require_memory(const StepOptions& o, const MemoryChoice& choice, const Config& config,
+                    const MemoryBefore& before) {
+  require_limit(o, choice, config);
+  const uint64_t needed = choice.plan.total(), total = total_memory();
   if (total > 0 && needed > total) {
     fail("this run needs {} of memory and the machine has {}; {}", human_bytes(needed), human_bytes(total),
-         kSmaller);
+         advice(choice.recompute, config));
   }
-  if (available > 0 && needed > available)
+  if (before.available > 0 && needed - choice.plan.program > before.available)
     note("this run needs {} of memory, of which {} are available\n", human_bytes(needed),
-         human_bytes(available));
-  if (o.recompute == "auto" && choice.recompute.elementwise)
-    note("to fit into memory, the backward pass computes anew: {}\n",
-         recompute_text(choice.recompute, config));
-  return choice;
+         human_bytes(before.available));
 }
 
 std::string recompute_text(const Recompute& recompute, const Config& config) {

@@ -225,6 +225,7 @@ void run(const Options& o) {
   check_arguments(o);
   const Texts texts = open_texts(o);  // a wrong name fails before anything is made
   const auto backend = make_backend(o.compute);
+  const MemoryBefore before;
   const FolderLock lock = claim_folder(o);
   const auto pool = BufferPool::make();
   std::optional<FoundCheckpoint> found = find_resumed(o);
@@ -242,7 +243,9 @@ void run(const Options& o) {
   note("{} tokens to train on; {}\n", grouped(static_cast<int64_t>(data.splits.training.size())),
        data.splits.description);
   const StepShape shape{settings.batch, settings.context, settings.precision};
-  settings.recompute = choose_recompute(o.step, config, shape, *backend).recompute;
+  const MemoryChoice memory = choose_recompute(o.step, config, shape, *backend, before);
+  require_memory(o.step, memory, config, before);
+  settings.recompute = memory.recompute;
   Trainer trainer(settings, std::move(model), tokenizer, data.splits, data.id, *backend, pool);
   if (found) resume(o, *found, trainer, vocab);
   found.reset();  // its file is mapped

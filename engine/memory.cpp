@@ -108,7 +108,8 @@ void BufferPool::give_back(Buffer* buffer) {
 }
 
 void BufferPool::take_memory(Buffer& buffer) {
-  if (!buffer.pool || !buffer.data) fail("memory of {} bytes is not the pool's to take back", buffer.bytes);
+  if (buffer.pool.get() != this || !buffer.data)
+    fail("memory of {} bytes is not the pool's to take back", buffer.bytes);
   const std::lock_guard lock(mutex_);
   Buffer* holder = nullptr;
   if (empty_.empty()) {
@@ -124,7 +125,7 @@ void BufferPool::take_memory(Buffer& buffer) {
 }
 
 void BufferPool::restore_memory(Buffer& buffer, Buffer& from) {
-  if (buffer.data || !from.pool || buffer.bytes != from.bytes)
+  if (buffer.data || !from.data || from.pool.get() != this || buffer.bytes != from.bytes)
     fail("a buffer of {} bytes cannot take the memory of one of {}", buffer.bytes, from.bytes);
   buffer.data = std::exchange(from.data, nullptr);
 }

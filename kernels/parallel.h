@@ -4,6 +4,7 @@
 #include <omp.h>
 
 #include <cstdint>
+#include <vector>
 
 namespace gladius {
 
@@ -27,6 +28,15 @@ void parallel_ranges(int threads, int64_t n, int64_t grain, F&& f) {
     f(begin, begin + grain < n ? begin + grain : n);
   });
 }
+
+// The processors over which OpenMP binds its threads, if it was told to (OMP_PROC_BIND, OMP_PLACES); else
+// none. It binds the first thread, too, whose affinity then says nothing about the process.
+std::vector<int> bound_processors();
+
+// From now on thread i of `threads` runs on processors[i % size] only. OpenMP keeps its threads. Threads that
+// the calling one starts by other means inherit its processor. False where the system refuses, or without
+// processors.
+bool pin_threads(int threads, const std::vector<int>& processors);
 
 // While it lives, OpenMP's setting for the calling thread is `threads`: for libraries that follow the
 // setting.

@@ -362,6 +362,23 @@ TEST_CASE("threads: as many as the process may use, told by doctor; more than th
   CHECK(fitting.err.empty());
 }
 
+TEST_CASE("threads that are kept on processors are as many as those that are not") {
+  const auto threads_line = [](const std::string& text) {
+    const size_t begin = text.find("threads "), end = text.find('\n', begin);
+    return begin == text.npos ? std::string() : text.substr(begin, end - begin);
+  };
+  const std::string free = threads_line(run({"doctor"}).out);
+  CHECK(!free.empty());
+  REQUIRE(::setenv("OMP_PROC_BIND", "true", 1) == 0);
+  const Outcome bound = run({"doctor"});
+  ::unsetenv("OMP_PROC_BIND");
+  CHECK(threads_line(bound.out) == free);
+  CHECK(bound.out.find("OMP_PROC_BIND") != std::string::npos);
+  const Outcome pinned = run({"plan", "--model", "gladius-tiny", "--batch", "1", "--context", "16", "--pin"});
+  CHECK(pinned.code == 0);
+  CHECK(pinned.err.empty());
+}
+
 TEST_CASE("results that cannot be printed are an error") {
   const std::string command = std::string(GLADIUS_BINARY) + " doctor > /dev/full 2> /dev/null";
   const int status = std::system(command.c_str());

@@ -85,17 +85,19 @@ TEST_CASE("matrix products: every tail of the summed dimension, aligned and not"
       for (const Form form : forms)
         for (const int64_t M : {1, 2, 5, 8, 9})
           for (const Precision precision : precisions)
-            check_matmul(backend, {{M, 19, K, precision}, form, K % 2 == 1, K % 3 == 0, K % 4}, random);
+            for (const int64_t N : {19, 45})  // both kernels: the second reads A in place
+              check_matmul(backend, {{M, N, K, precision}, form, K % 2 == 1, K % 3 == 0, K % 4}, random);
   });
 }
 
 TEST_CASE("matrix products: around the borders of blocks") {
   for_each_gemm([](Backend& backend) {
     Random random(3);
-    for (const int64_t K : {255, 256, 257, 511, 513, 1025})
+    for (const int64_t K : {255, 256, 257, 383, 384, 385, 511, 513, 767, 769, 1025})
       for (const Form form : forms)
         for (const Precision precision : precisions)
-          check_matmul(backend, {{15, 33, K, precision}, form, K % 2 == 1, true, 1}, random);
+          for (const int64_t N : {33, 45})
+            check_matmul(backend, {{15, N, K, precision}, form, K % 2 == 1, true, 1}, random);
     if (small_tests()) return;
     for (const int64_t M : {83, 84, 85, 1023, 1025})
       for (const Form form : forms) check_matmul(backend, {{M, 35, 9}, form, true, false, 0}, random);
@@ -105,6 +107,7 @@ TEST_CASE("matrix products: around the borders of blocks") {
       check_matmul(backend, {{100, 2100, 300, precision}, Form::nt, true, true, 3}, random);
       check_matmul(backend, {{1030, 300, 70, precision}, Form::tn, true, false, 3}, random);
       check_matmul(backend, {{30, 90, 2400, precision}, Form::nn, false, true, 3}, random);
+      check_matmul(backend, {{20, 1500, 384, precision}, Form::nn, false, true, 3}, random);
     }
   });
 }
@@ -115,6 +118,7 @@ TEST_CASE("matrix products of nothing") {
     for (const Form form : forms) {
       check_matmul(backend, {{3, 5, 0}, form, false, false, 0}, random);
       check_matmul(backend, {{20, 5, 0}, form, true, true, 0}, random);
+      check_matmul(backend, {{20, 45, 0}, form, true, true, 0}, random);
       check_matmul(backend, {{0, 5, 7}, form, false, false, 0}, random);
       check_matmul(backend, {{5, 0, 7}, form, false, false, 0}, random);
     }

@@ -1,4 +1,6 @@
 // The same bits at any number of threads, for every operation, on shapes of many tasks.
+#include <sched.h>
+
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -157,3 +159,22 @@ TEST_CASE("every operation gives the same bits at 1, 2, 3 and 4 threads") {
 }
 
 }  // namespace
+
+TEST_CASE("pinned threads stay where they are put") {
+  cpu_set_t before;
+  REQUIRE(::sched_getaffinity(0, sizeof before, &before) == 0);
+  std::vector<int> processors;
+  for (int cpu = 0; cpu < CPU_SETSIZE && processors.size() < 2; ++cpu)
+    if (CPU_ISSET(static_cast<size_t>(cpu), &before)) processors.push_back(cpu);
+  constexpr int threads = 3;  // more than there may be processors: they share
+  REQUIRE(pin_threads(threads, processors));
+  std::atomic<int> astray = 0;
+  parallel_tasks(threads, 300, [&](int64_t, int worker) {
+    if (::sched_getcpu() != processors[static_cast<size_t>(worker) % processors.size()]) ++astray;
+  });
+  CHECK(astray == 0);
+  CHECK_FALSE(pin_threads(threads, {}));
+  CHECK_FALSE(pin_threads(threads, {CPU_SETSIZE - 1}));  // there is no such processor
+#pragma omp parallel num_threads(threads)
+  ::sched_setaffinity(0, sizeof before, &before);
+}

@@ -32,9 +32,9 @@ Batch random_batch(const Config& config, int64_t B, int64_t T) {
 
 }  // namespace
 
-MemoryPlan plan_memory(const Config& config, const StepShape& shape, const Backend& backend) {
+MemoryPlan plan_memory(const Config& config, const StepShape& shape, const Backend& backend, size_t program) {
   MemoryPlan plan{};
-  plan.program = resident_bytes();
+  plan.program = program;
   plan.scratch = backend.scratch_bytes();
   plan.weights = plan.gradients = static_cast<size_t>(config.parameters()) * sizeof(float);
   plan.moments = 2 * plan.weights;
@@ -59,16 +59,21 @@ MemoryPlan plan_memory(const Config& config, const StepShape& shape, const Backe
 
 Recompute recompute_all(const Config& config) { return {.elementwise = true, .layers = config.layers}; }
 
-Recompute least_recompute(const Config& config, StepShape shape, const Backend& backend, size_t bytes) {
-  const auto fits = [&](Recompute recompute) {
+Recompute least_recompute(const Config& config, StepShape shape, const Backend& backend, size_t program,
+                          const std::function<bool(const MemoryPlan&)>& fits) {
+  const auto suffices = [&](Recompute recompute) {
     shape.recompute = recompute;
-    return plan_memory(config, shape, backend).total() <= bytes;
+    try {
+      return fits(plan_memory(config, shape, backend, program));
+    } catch (const Error&) {
+      return false;
+    }
   };
-  if (fits({})) return {};
+  if (suffices({})) return {};
   int64_t too_few = -1, enough = config.layers;  // layers whole
   while (enough - too_few > 1) {
     const int64_t middle = (too_few + enough) / 2;
-    (fits({true, middle}) ? enough : too_few) = middle;
+    (suffices({true, middle}) ? enough : too_few) = middle;
   }
   return {true, enough};
 }

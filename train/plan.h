@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 
 #include "kernels/backend.h"
 #include "model/config.h"
@@ -12,7 +13,7 @@
 namespace gladius {
 
 // Bytes. Exact for what the program allocates: it comes from running the real step on a backend that does
-// nothing.
+// nothing. What a library allocates while it works (oneDNN) is not in it.
 struct MemoryPlan {
   size_t weights, gradients, moments;
   size_t activations;  // everything else that a step holds at its peak: activations, their gradients, inputs,
@@ -22,13 +23,15 @@ struct MemoryPlan {
   size_t total() const { return weights + gradients + moments + activations + scratch + program; }
 };
 
-MemoryPlan plan_memory(const Config& config, const StepShape& shape, const Backend& backend);
+// program: resident_bytes() before any weights were there.
+MemoryPlan plan_memory(const Config& config, const StepShape& shape, const Backend& backend, size_t program);
 
 // Everything that the model's forward pass can give up.
 Recompute recompute_all(const Config& config);
-// The least that a step has to compute anew to fit into `bytes`; everything, where even that does not
-// suffice. shape.recompute is ignored.
-Recompute least_recompute(const Config& config, StepShape shape, const Backend& backend, size_t bytes);
+// The least that a step has to compute anew so that `fits(plan)`; everything, where even that does not
+// suffice. shape.recompute is ignored, and what the system would not lend memory for does not fit.
+Recompute least_recompute(const Config& config, StepShape shape, const Backend& backend, size_t program,
+                          const std::function<bool(const MemoryPlan&)>& fits);
 
 // Seconds that one micro-batch's forward and backward pass and one optimiser step take, measured by doing
 // them once after a warm-up, on random tokens. Needs the planned memory.

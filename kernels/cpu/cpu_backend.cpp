@@ -13,6 +13,8 @@ namespace cpu {
 
 namespace {
 
+constexpr int64_t page_floats = 1024;  // every thread's scratch starts at a page
+
 // Bytes of the cache that a core has for itself; what the smallest ones have where the system does not say.
 int64_t second_level_cache() {
   const long bytes = ::sysconf(_SC_LEVEL2_CACHE_SIZE);
@@ -25,11 +27,13 @@ CpuBackend::CpuBackend(int threads, const Isa& isa)
     : threads_(std::max(1, threads)),
       table_(isa.table()),
       f_(table_.f),
-      packed_b_floats_(second_level_cache() / int64_t{sizeof(float)} * 2 / 5),
+      packed_b_floats_(second_level_cache() / int64_t{sizeof(float)} * 2 / 5 / page_floats * page_floats),
       gemm_(threads_ * (gemm_group_floats + packed_b_floats_)),
       converted_(converted_bytes),
       attention_(threads_ * attention_scratch),
       partial_sums_(max_partial_sums) {}
+
+static_assert(gemm_group_floats % page_floats == 0);
 
 std::string CpuBackend::name() const { return std::string("cpu (") + table_.name + ")"; }
 

@@ -1,5 +1,5 @@
-// Matrix products: C is cut into rectangles, each of which one thread computes by itself, packing what it
-// needs of A and B next to itself (gemm-inl.h). An element's sum does not depend on the rectangle that it is
+// Matrix products: C is cut into rectangles, each of which one thread computes by itself, packing next to
+// itself what it needs of B, and of A unless it reads it in place (gemm-inl.h). An element's sum does not depend on the rectangle that it is
 // in.
 #include <algorithm>
 
@@ -18,7 +18,8 @@ struct Rectangle {
 };
 
 // The rectangles that take the least time by a simple model: multiplications, rounded up to register tiles,
-// plus packing, which costs as much as multiplying by a few rows or columns more.
+// plus packing, which costs as much as multiplying by a few rows or columns more (for A that is read in place
+// this stands for reading it from beyond the second-level cache).
 Rectangle best_rectangle(MatmulDims d, Rectangle tile, int64_t most_cols, int threads) {
   constexpr double pack_a = 12, pack_b = 12;
   const int64_t tiles_down = ceil_div(d.M, tile.rows), tiles_across = ceil_div(d.N, tile.cols);

@@ -9,7 +9,8 @@
 
 namespace gladius::cpu {
 
-// The register tile for rows of A that are read where they lie: fewer of them, each used for more columns.
+// The register tile for rows of A that are read where they lie. It may have fewer of them than that for
+// packed rows, each used for more columns.
 template <class Isa>
 struct InPlaceTile : Isa {
   static constexpr int gemm_rows = Isa::in_place_rows, gemm_vectors = Isa::in_place_vectors;
@@ -18,6 +19,7 @@ struct InPlaceTile : Isa {
 // Reads A in place, which must be contiguous along k, or packs it.
 template <class Isa, class Panels, bool InPlace>
 struct Gemm {
+  static_assert(Isa::gemm_rows <= gemm_most_rows && Panels::word_floats <= Panels::per_word);
   static constexpr int64_t cols = Isa::gemm_vectors * lanes<Isa>;
   using Pack = Packing<Isa, Panels>;
 
@@ -55,7 +57,7 @@ struct Gemm {
       for (int64_t j = 0; j < t.cols; j += cols) {
         float* const b = work.b + j * floats;
         const int64_t width = smaller(cols, t.cols - j);
-        // Each panel just before its first use, when it is also in the first-level cache.
+        // Each panel just before its first use, while it is in the nearest caches.
         if (i0 == 0) Pack::pack(t.b.from(j, p), width, t.cols - j, k, cols, b);
         for (int64_t i = 0; i < rows; i += work.height) {
           const int64_t at = (i0 + i) * t.c_stride + j;

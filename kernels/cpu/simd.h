@@ -5,8 +5,8 @@
 //   using Arch = ...;                      the xsimd architecture
 //   static constexpr int gemm_rows;        rows of the register tile of a matrix product
 //   static constexpr int gemm_vectors;     its width in vectors
-//   static constexpr int in_place_rows;    the same for rows that are read where they lie: fewer, so that
-//   static constexpr int in_place_vectors; each is used for more columns
+//   static constexpr int in_place_rows;    the same for rows that are read where they lie: fewer rows
+//   static constexpr int in_place_vectors; for more columns may be better
 //   static Batch fma(Batch x, Batch y, Batch z);   x * y + z, fused where the CPU can
 //
 // Included only by isa/*.cpp and *-inl.h. Each of those files is compiled with `xsimd` defined as a name of
