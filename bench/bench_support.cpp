@@ -86,10 +86,8 @@ void Findings::same_bytes(const char* what, int64_t row, const void* got, const 
 double Machine::peak(const std::string& isa, Precision precision) {
   if (!measured_) return 0;
   const auto [found, missing] = peaks_.try_emplace({isa, precision});
-  // One measurement takes milliseconds, which a neighbour's work may fill.
-  const std::string used = isa == Suite::onednn ? "" : isa;  // oneDNN's is the best one, too
-  for (int i = 0; missing && i < 5; ++i)
-    found->second = std::max(found->second, measure_peak_flops(threads_, precision, used));
+  // oneDNN's is that of the best instruction set.
+  if (missing) found->second = measure_peak_flops(threads_, precision, isa == Suite::onednn ? "" : isa);
   return found->second;
 }
 

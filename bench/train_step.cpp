@@ -26,11 +26,6 @@ struct Options {
   bool profile = false, serve = false;
 };
 
-Recompute recompute_of(const Options& o, const Config& config) {
-  if (o.recompute == "full") return recompute_all(config);
-  return {.elementwise = o.recompute == "light"};
-}
-
 class Training {
  public:
   explicit Training(const Options& o)
@@ -41,7 +36,8 @@ class Training {
         ctx_{backend_, *pool_},
         model_(new_model(config_, 0, *pool_, o.threads)),
         optimizer_(AdamWOptions{}, model_, ctx_),
-        gradients_(backend_, *pool_, model_, {o.batch, o.context, precision_, recompute_of(o, config_)}),
+        gradients_(backend_, *pool_, model_,
+                   {o.batch, o.context, precision_, recompute_named(o.recompute, config_)}),
         batch_{
             .B = o.batch, .T = o.context, .tokens = {}, .targets = {}, .target_count = o.batch * o.context} {
     const Random random(1, stream_of("train_step"));

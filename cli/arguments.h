@@ -12,7 +12,7 @@
 
 namespace gladius::cli {
 
-// --device, --backend, --threads: where, with which kernels and how wide to compute.
+// --device, --backend, --threads, --pin: where, with which kernels and how wide to compute.
 struct ComputeOptions {
   std::string device = "auto";
   std::string backend = "cpu";

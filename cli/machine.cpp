@@ -83,6 +83,7 @@ void for_each_group(const std::string& controller, F f) {
   }
 }
 
+// The least quota of those groups; 0: no limit.
 double processor_quota() {
   double least = 0;
   for_each_group("cpu", [&](const std::filesystem::path& group) {

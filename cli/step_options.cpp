@@ -12,9 +12,7 @@ constexpr char kSmaller[] = "take a smaller --batch, and more --accum to make up
 
 Recompute by_name(const StepOptions& o, const Config& config, const StepShape& shape, const Backend& backend,
                   const MemoryBefore& before) {
-  if (o.recompute == "none") return {};
-  if (o.recompute == "light") return {.elementwise = true};
-  if (o.recompute == "full") return recompute_all(config);
+  if (o.recompute != "auto") return recompute_named(o.recompute, config);
   return least_recompute(config, shape, backend, before.program, [&](const MemoryPlan& plan) {
     if (o.memory > 0) return plan.total() <= o.memory;
     return before.available == 0 || plan.total() - plan.program <= before.available;

@@ -33,6 +33,15 @@ void return_to_system(std::byte* data, size_t bytes) {
   }
 }
 
+// An object from a list of free ones, or a new one.
+template <class T>
+T* reused_or_new(std::vector<T*>& free) {
+  if (free.empty()) return new T;
+  T* object = free.back();
+  free.pop_back();
+  return object;
+}
+
 }  // namespace
 
 void Buffer::recycle() {
@@ -81,13 +90,7 @@ Ref<Buffer> BufferPool::allocate(size_t bytes) {
 
 Ref<Gradient> BufferPool::allocate_gradient() {
   const std::lock_guard lock(mutex_);
-  Gradient* gradient = nullptr;
-  if (free_gradients_.empty()) {
-    gradient = new Gradient;
-  } else {
-    gradient = free_gradients_.back();
-    free_gradients_.pop_back();
-  }
+  Gradient* gradient = reused_or_new(free_gradients_);
   gradient->pool = shared_from_this();
   return Ref<Gradient>(gradient);
 }
@@ -111,13 +114,7 @@ void BufferPool::take_memory(Buffer& buffer) {
   if (buffer.pool.get() != this || !buffer.data)
     fail("memory of {} bytes is not the pool's to take back", buffer.bytes);
   const std::lock_guard lock(mutex_);
-  Buffer* holder = nullptr;
-  if (empty_.empty()) {
-    holder = new Buffer;
-  } else {
-    holder = empty_.back();
-    empty_.pop_back();
-  }
+  Buffer* holder = reused_or_new(empty_);
   holder->data = std::exchange(buffer.data, nullptr);
   holder->bytes = buffer.bytes;
   in_use_ -= buffer.bytes;

@@ -12,11 +12,13 @@ struct AttentionValues {
   Tensor q;       // [M, H*D]
   Tensor k, v;    // [M, G*D]
   Tensor mixed;   // [M, H*D]
+  std::array<Tensor, 5> all() const { return {normed, q, k, v, mixed}; }
 };
 struct FeedForwardValues {
   Tensor normed;    // [M, C]
   Tensor gate, up;  // [M, F]
   Tensor gated;     // [M, F]
+  std::array<Tensor, 4> all() const { return {normed, gate, up, gated}; }
 };
 
 // Attention: every token gathers from the tokens before it.
@@ -47,9 +49,8 @@ void give_up(Context& ctx, const Model& model, int64_t index, const RopeTable& r
              const TokenBatch& batch, const Tensor& x, const AttentionValues& a) {
   const Config& c = model.config;
   if (index < ctx.recompute.layers) {
-    ctx.compute_anew<5>({a.normed, a.q, a.k, a.v, a.mixed}, [=, &model](Context& again) {
-      AttentionValues fresh = attend(again, model.config, model.layer(index), rope_table, batch, x, nullptr);
-      return std::array{fresh.normed, fresh.q, fresh.k, fresh.v, fresh.mixed};
+    ctx.compute_anew(a.all(), [=, &model](Context& again) {
+      return attend(again, model.config, model.layer(index), rope_table, batch, x, nullptr).all();
     });
   } else if (ctx.recompute.elementwise) {
     ctx.compute_anew<1>({a.normed},
@@ -61,9 +62,8 @@ void give_up(Context& ctx, const Model& model, int64_t index, const RopeTable& r
 void give_up(Context& ctx, const Model& model, int64_t index, const Tensor& x, const FeedForwardValues& f) {
   const Config& c = model.config;
   if (index < ctx.recompute.layers) {
-    ctx.compute_anew<4>({f.normed, f.gate, f.up, f.gated}, [=, &model](Context& again) {
-      FeedForwardValues fresh = feed_forward(again, model.config, model.layer(index), x);
-      return std::array{fresh.normed, fresh.gate, fresh.up, fresh.gated};
+    ctx.compute_anew(f.all(), [=, &model](Context& again) {
+      return feed_forward(again, model.config, model.layer(index), x).all();
     });
   } else if (ctx.recompute.elementwise) {
     ctx.compute_anew<2>(

@@ -107,13 +107,27 @@ TEST_CASE("the least that fits into memory is taken, and no less") {
   CHECK(least(1).layers == config.layers);
 }
 
-TEST_CASE("values that are given up cannot be read until they are back") {
-  const auto backend = make_reference_backend();
-  const auto pool = BufferPool::make();
+namespace {
+
+// What an operation on one trained number needs.
+struct OneNumber {
+  std::unique_ptr<Backend> backend = make_reference_backend();
+  std::shared_ptr<BufferPool> pool = BufferPool::make();
   Tape tape;
   Context ctx{*backend, *pool, &tape};
-  Tensor x = tensor_of(*pool, {1}, {3});
-  x.set_requires_grad(*pool);
+  Tensor trained(float value) {
+    Tensor x = tensor_of(*pool, {1}, {value});
+    x.set_requires_grad(*pool);
+    return x;
+  }
+};
+
+}  // namespace
+
+TEST_CASE("values that are given up cannot be read until they are back") {
+  OneNumber with;
+  auto& [backend, pool, tape, ctx] = with;
+  const Tensor x = with.trained(3);
   const Tensor weight = tensor_of(*pool, {1, 1}, {2});
   const Tensor y = linear(ctx, x, weight), z = linear(ctx, y, weight);
   const size_t before = pool->bytes_in_use();
@@ -127,13 +141,10 @@ TEST_CASE("values that are given up cannot be read until they are back") {
 }
 
 TEST_CASE("a step that is given up before its backward pass leaks nothing") {
-  const auto backend = make_reference_backend();
-  const auto pool = BufferPool::make();
-  Tape tape;
-  Context ctx{*backend, *pool, &tape};
+  OneNumber with;
+  auto& [backend, pool, tape, ctx] = with;
   {
-    Tensor x = tensor_of(*pool, {1}, {3});
-    x.set_requires_grad(*pool);
+    const Tensor x = with.trained(3);
     const Tensor y = linear(ctx, x, tensor_of(*pool, {1, 1}, {2}));
     ctx.compute_anew<1>({y}, [y](Context&) { return std::array{y}; });
   }

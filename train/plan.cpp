@@ -57,7 +57,12 @@ MemoryPlan plan_memory(const Config& config, const StepShape& shape, const Backe
   return plan;
 }
 
-Recompute recompute_all(const Config& config) { return {.elementwise = true, .layers = config.layers}; }
+Recompute recompute_named(std::string_view name, const Config& config) {
+  if (name == "none") return {};
+  if (name == "light") return {.elementwise = true};
+  if (name == "full") return {.elementwise = true, .layers = config.layers};
+  fail("{} is not a way to recompute: none, light or full", name);
+}
 
 Recompute least_recompute(const Config& config, StepShape shape, const Backend& backend, size_t program,
                           const std::function<bool(const MemoryPlan&)>& fits) {

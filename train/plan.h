@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <string_view>
 
 #include "kernels/backend.h"
 #include "model/config.h"
@@ -26,8 +27,9 @@ struct MemoryPlan {
 // program: resident_bytes() before any weights were there.
 MemoryPlan plan_memory(const Config& config, const StepShape& shape, const Backend& backend, size_t program);
 
-// Everything that the model's forward pass can give up.
-Recompute recompute_all(const Config& config);
+// "none"; "light": norms and SwiGLU; "full": everything that the model's forward pass can give up. Throws
+// Error for another name.
+Recompute recompute_named(std::string_view name, const Config& config);
 // The least that a step has to compute anew so that `fits(plan)`; everything, where even that does not
 // suffice. shape.recompute is ignored, and what the system would not lend memory for does not fit.
 Recompute least_recompute(const Config& config, StepShape shape, const Backend& backend, size_t program,
