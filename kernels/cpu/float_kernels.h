@@ -42,9 +42,11 @@ struct GemmKernel {
 
 inline constexpr int64_t gemm_most_k = 256;  // of the summed dimension, packed at a time
 inline constexpr int64_t gemm_most_k_in_place = 384;
-inline constexpr int64_t gemm_group_panels = 4;  // of A, multiplied by all panels of B in turn
-inline constexpr int64_t gemm_most_rows = 16;    // of any instruction set's register tile
-inline constexpr int64_t gemm_group_floats = gemm_group_panels * gemm_most_rows * gemm_most_k;
+// Rows of A that are multiplied by all panels of B in turn, in register tiles: a group of so many, or all
+// rows if they are at most `most`.
+inline constexpr int64_t gemm_group_panels = 8, gemm_most_panels = 32;
+inline constexpr int64_t gemm_most_rows = 16;  // of any instruction set's register tile
+inline constexpr int64_t gemm_group_floats = gemm_most_panels * gemm_most_rows * gemm_most_k;
 
 // The summed dimension is cut into equal even blocks: a function of its length and of the kernel alone,
 // because it decides in which order products are added.

@@ -23,53 +23,114 @@ struct Gemm {
   static constexpr int64_t cols = Isa::gemm_vectors * lanes<Isa>;
   using Pack = Packing<Isa, Panels>;
 
-  // B is packed for a block of the summed dimension, to stay in the second-level cache; rows of A pass by it,
-  // some at a time.
+  // B is packed for a block of the summed dimension, to stay in the second-level cache; groups of rows of A
+  // pass by it.
   static void run(const GemmTask& t) {
     const Work work(t);
-    for (int64_t p = 0; p < t.k || p == 0; p += work.block_k) multiply_block(t, work, p);
+    for (int64_t p = 0; p < t.k || p == 0; p += work.block_k)
+      for (int64_t i0 = 0; i0 < t.rows; i0 += work.group) multiply_group(t, work, p, i0);
   }
 
   static constexpr GemmKernel kernel() { return {run, Isa::gemm_rows, cols, InPlace}; }
 
  private:
+  // Plain panels of what lies in lines are made by the first tile that reads these.
+  static constexpr bool copies = Panels::plain;
+
   static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
   static constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
   struct Work {
     int64_t height;  // of register tiles: equal ones rather than full ones and a rest
+    int64_t group;   // rows of A that pass by all panels of B in turn
     int64_t block_k;
     float *a, *b;
     explicit Work(const GemmTask& t)
         : height(ceil_div(t.rows, ceil_div(t.rows, Isa::gemm_rows))),
+          group(t.rows <= height * gemm_most_panels ? t.rows : height * gemm_group_panels),
           block_k(gemm_block_k(t.k, InPlace)),
           a(t.scratch),
           b(t.scratch + gemm_group_floats) {}
   };
 
-  static void multiply_block(const GemmTask& t, const Work& work, int64_t p) {
-    const int64_t k = smaller(work.block_k, t.k - p), words = Pack::words(k);
-    const int64_t floats = words * Panels::word_floats, group = gemm_group_panels * work.height;
-    const TileStore to{p > 0 || t.add, p + k >= t.k ? t.residual : nullptr};
-    for (int64_t i0 = 0; i0 < t.rows; i0 += group) {
-      const int64_t rows = smaller(group, t.rows - i0);
-      if (!InPlace) Pack::pack(t.a.from(i0, p), rows, t.rows - i0, k, work.height, work.a);
-      for (int64_t j = 0; j < t.cols; j += cols) {
-        float* const b = work.b + j * floats;
-        const int64_t width = smaller(cols, t.cols - j);
-        // Each panel just before its first use, while it is in the nearest caches.
-        if (i0 == 0) Pack::pack(t.b.from(j, p), width, t.cols - j, k, cols, b);
-        for (int64_t i = 0; i < rows; i += work.height) {
-          const int64_t at = (i0 + i) * t.c_stride + j;
-          const float* a = InPlace ? t.a.from(i0 + i, p).data : work.a + i * floats;
-          const int64_t a_row = InPlace ? t.a.stride : Panels::word_floats;
-          const int64_t a_step = InPlace ? 1 : work.height * Panels::word_floats;
-          multiply_tile<Isa, typename Panels::Words, InPlace>(
-              smaller(work.height, rows - i), width, {words, a, a_row, a_step, b, cols * Panels::word_floats},
-              t.c + at, t.c_stride, {to.add, to.residual ? to.residual + at : nullptr});
-        }
-      }
+  // An operand's n values of i and k of p, which tiles ask for before they are used, each a piece of them: as
+  // many lines of memory as a tile has turns for, each as wide as the tile.
+  struct Ahead {
+    GemmOperand x;
+    int64_t n = 0, k = 0;
+
+    // Makes a tile over `words` words ask for the given piece; false if there is no such.
+    bool set(int64_t piece, int64_t words, TileFactors& f) const {
+      const int64_t lines = x.k_contiguous ? n : k, width = x.k_contiguous ? k : n;
+      const int64_t turns = words / tile_unroll, down = turns > 0 ? ceil_div(lines, turns) : 0;
+      if (down == 0 || piece / down * cols >= width) return false;
+      f.ahead = x.data + piece % down * turns * x.stride + piece / down * cols;
+      f.ahead_step = x.stride;
+      return true;
     }
+  };
+
+  // Where a thread is in its task: rows from i0 on, by columns from j on, summed from p on.
+  struct Place {
+    int64_t p, i0, j;
+  };
+
+  // The next group of rows of A, and the next panel of B while it is not yet packed.
+  static Ahead next_a(const GemmTask& t, const Work& work, Place at) {
+    const bool more = at.i0 + work.group < t.rows;
+    const int64_t i = more ? at.i0 + work.group : 0, p = more ? at.p : at.p + work.block_k;
+    if (p >= t.k) return {};
+    return {t.a.from(i, p), smaller(work.group, t.rows - i), smaller(work.block_k, t.k - p)};
+  }
+  static Ahead next_b(const GemmTask& t, const Work& work, Place at) {
+    const bool more = at.j + cols < t.cols;
+    const int64_t j = more ? at.j + cols : 0, p = more ? at.p : at.p + work.block_k;
+    if (at.i0 > 0 || p >= t.k) return {};
+    return {t.b.from(j, p), smaller(cols, t.cols - j), smaller(work.block_k, t.k - p)};
+  }
+
+  static void multiply_group(const GemmTask& t, const Work& work, int64_t p, int64_t i0) {
+    const int64_t k = smaller(work.block_k, t.k - p), rows = smaller(work.group, t.rows - i0);
+    if (!InPlace) Pack::pack(t.a.from(i0, p), rows, t.rows - i0, k, work.height, work.a);
+    for (int64_t j = 0; j < t.cols; j += cols) multiply_panel(t, work, {p, i0, j});
+  }
+
+  // The group's rows by one panel of B, which is packed just before its first use or by the first tile.
+  static void multiply_panel(const GemmTask& t, const Work& work, Place at) {
+    const int64_t k = smaller(work.block_k, t.k - at.p), words = Pack::words(k);
+    const int64_t rows = smaller(work.group, t.rows - at.i0), width = smaller(cols, t.cols - at.j);
+    const int64_t floats = words * Panels::word_floats;
+    // With one group only, a panel has done its work before the next one comes.
+    float* const panel = work.b + (t.rows <= work.group ? 0 : at.j * floats);
+    const GemmOperand b = t.b.from(at.j, at.p);
+    bool copying = copies && at.i0 == 0 && !b.k_contiguous && width == cols;
+    if (at.i0 == 0 && !copying) Pack::pack(b, width, t.cols - at.j, k, cols, panel);
+    const Ahead a_ahead = next_a(t, work, at), b_ahead = next_b(t, work, at);
+    const int64_t tiles = ceil_div(rows, work.height), for_b = at.i0 == 0 ? gemm_group_panels : 0;
+    const TileStore to{at.p > 0 || t.add, at.p + k >= t.k ? t.residual : nullptr};
+    for (int64_t tile = 0; tile < tiles; ++tile, copying = false) {
+      const int64_t i = tile * work.height, c = (at.i0 + i) * t.c_stride + at.j;
+      TileFactors f{words,
+                    InPlace ? t.a.from(at.i0 + i, at.p).data : work.a + i * floats,
+                    InPlace ? t.a.stride : Panels::word_floats,
+                    InPlace ? 1 : work.height * Panels::word_floats,
+                    panel,
+                    cols * Panels::word_floats};
+      if (copying) f.b = b.data, f.b_step = b.stride, f.copy = panel;
+      if (tile < for_b || !a_ahead.set(at.j / cols * (tiles - for_b) + tile - for_b, words, f))
+        b_ahead.set(tile % gemm_group_panels, words, f);
+      const TileStore store{to.add, to.residual ? to.residual + c : nullptr};
+      multiply(smaller(work.height, rows - i), width, f, t.c + c, t.c_stride, store);
+    }
+  }
+
+  static GLADIUS_INLINE void multiply(int64_t rows, int64_t width, const TileFactors& f, float* c,
+                                      int64_t c_stride, TileStore to) {
+    using Words = typename Panels::Words;
+    if constexpr (copies) {
+      if (f.copy) return multiply_tile<Isa, Words, InPlace, true>(rows, width, f, c, c_stride, to);
+    }
+    multiply_tile<Isa, Words, InPlace>(rows, width, f, c, c_stride, to);
   }
 };
 

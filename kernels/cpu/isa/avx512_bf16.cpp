@@ -15,6 +15,7 @@ struct Bf16Pairs {
   using V = Vec<Avx512Bf16>;
   using Words = Bf16Pairs;
   static constexpr int64_t word_floats = 1, per_word = 2;
+  static constexpr bool plain = false;
 
   static GLADIUS_INLINE V along(const float* x) {
     return to_words(

@@ -20,6 +20,7 @@ struct Bf16Quads {
   using V = Vec<NeonBf16>;
   using Words = Bf16Quads;
   static constexpr int64_t word_floats = 2, per_word = 4;
+  static constexpr bool plain = false;
 
   static GLADIUS_INLINE V along(const float* x) { return to_words(rounded(vld1q_f32(x), vld1q_f32(x + 4))); }
   static GLADIUS_INLINE V across(const float* x, int64_t stride) {
@@ -44,16 +45,20 @@ struct Bf16Quads {
 // Sums are held as 2 × 2 blocks: those of rows 2i and 2i + 1 in sums[2i] and sums[2i + 1], by turns along the
 // columns. With an odd number of rows the last pair's second word is what follows in memory, its sums unused.
 template <int R>
-struct TileLoop<NeonBf16, Bf16Quads, R, false> {
+struct TileWalk<NeonBf16, Bf16Quads, R, false, false> {
   using V = Vec<NeonBf16>;
   static constexpr int vectors = NeonBf16::gemm_vectors;
   static constexpr int held = (R + 1) / 2 * 2;
 
-  static GLADIUS_INLINE void multiply(const TileFactors& f, int64_t begin, int64_t steps,
-                                      V (&sums)[held][vectors]) {
-    const int64_t a_step = f.a_step, b_step = f.b_step;
-    const float *a = f.a + begin * a_step, *b = f.b + begin * b_step;
-    for (int64_t p = 0; p < steps; ++p, a += a_step, b += b_step) {
+  const float *a, *b;
+  int64_t a_step, b_step;
+
+  explicit GLADIUS_INLINE TileWalk(const TileFactors& f)
+      : a(f.a), b(f.b), a_step(f.a_step), b_step(f.b_step) {}
+
+  template <int Words>
+  GLADIUS_INLINE void multiply(V (&sums)[held][vectors]) {
+    for (int word = 0; word < Words; ++word, a += a_step, b += b_step) {
       V columns[2 * vectors];
 #pragma GCC unroll 8
       for (int j = 0; j < 2 * vectors; ++j) columns[j] = load<NeonBf16>(b + 4 * j);
