@@ -1,4 +1,5 @@
 // Operations on rows: RMSNorm, RoPE, softmax, embedding.
+#include "kernels/cpu/cpu_blocking.h"
 #include "kernels/reference/embedding.h"
 #include "kernels/reference/norm.h"
 #include "kernels/reference/rope.h"
@@ -78,23 +79,36 @@ TEST_CASE("RMSNorm of rows whose squares overflow a float, or that hold infiniti
   });
 }
 
+void check_rms_norm_backward(Backend& backend, int64_t M, int64_t C, int64_t misalign, Random& random,
+                             bool accumulate) {
+  const Array x(random, M * C, misalign), w(random, C, misalign), dy(random, M * C, misalign);
+  const Array r(random, M, misalign, 0.5f, 2.0f);
+  Array dx(random, M * C, misalign), dw(random, C, misalign);
+  Array dx_alone = dx, dw_alone = dw;
+  const RmsNormGradients expected = rms_norm_backward_oracle(M, C, x, w, r, dy, dx, dw, accumulate);
+  backend.rms_norm_backward(M, C, {x, w, r}, dy, {dx, accumulate}, {dw, accumulate});
+  check_close(dx, expected.dx);
+  check_close(dw, expected.dw);
+  backend.rms_norm_backward(M, C, {x, w, r}, dy, {dx_alone, accumulate}, {});
+  backend.rms_norm_backward(M, C, {x, w, r}, dy, {}, {dw_alone, accumulate});
+  CHECK(dx_alone.same_bits(dx));
+  CHECK(dw_alone.same_bits(dw));
+}
+
 TEST_CASE("RMSNorm backward, overwriting and accumulating") {
   sweep(2, [](Backend& backend, int64_t M, int64_t C, int64_t misalign, Random& random) {
-    const Array x(random, M * C, misalign), w(random, C, misalign), dy(random, M * C, misalign);
-    const Array r(random, M, misalign, 0.5f, 2.0f);
-    for (const bool accumulate : {false, true}) {
-      Array dx(random, M * C, misalign), dw(random, C, misalign);
-      const RmsNormGradients expected = rms_norm_backward_oracle(M, C, x, w, r, dy, dx, dw, accumulate);
-      backend.rms_norm_backward(M, C, {x, w, r}, dy, {dx, accumulate}, {dw, accumulate});
-      check_close(dx, expected.dx);
-      check_close(dw, expected.dw);
-      if (accumulate) continue;
-      Array dx_alone(M * C, misalign), dw_alone(C, misalign);
-      backend.rms_norm_backward(M, C, {x, w, r}, dy, {dx_alone, false}, {});
-      backend.rms_norm_backward(M, C, {x, w, r}, dy, {}, {dw_alone, false});
-      CHECK(dx_alone.same_bits(dx));
-      CHECK(dw_alone.same_bits(dw));
-    }
+    for (const bool accumulate : {false, true})
+      check_rms_norm_backward(backend, M, C, misalign, random, accumulate);
+  });
+}
+
+// More rows than are summed apart as a rule, and rows too long to sum any apart.
+TEST_CASE("RMSNorm backward where scratch memory is short of partial sums") {
+  const int64_t most = cpu::norm_partial_floats;
+  for_each_isa([&](Backend& backend) {
+    Random random(12);
+    check_rms_norm_backward(backend, small_tests() ? 40 : 150, most / 32, 0, random, true);
+    check_rms_norm_backward(backend, 2, most + 1, 0, random, false);
   });
 }
 

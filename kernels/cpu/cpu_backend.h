@@ -41,7 +41,7 @@ class Scratch {
 
 class CpuBackend : public Backend {
  public:
-  // threads below 1 count as 1. Allocates all the memory that it will ever use, 9 MiB and up to 1.5 MiB a
+  // threads below 1 count as 1. Allocates all the memory that it will ever use, 9.5 MiB and up to 1.5 MiB a
   // thread, but for attention with heads wider than attention_max_width.
   CpuBackend(int threads, const Isa& isa);
 
@@ -94,6 +94,7 @@ class CpuBackend : public Backend {
   Scratch<std::byte> converted_;  // activations for a quantised weight
   Scratch<float> attention_;      // attention_scratch floats a thread
   Scratch<double> partial_sums_;  // of sum_of_squares
+  Scratch<float> norm_partials_;  // of the gradients of RMSNorm's weights
 };
 
 }  // namespace gladius::cpu

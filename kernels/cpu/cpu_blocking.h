@@ -13,4 +13,6 @@ inline constexpr int64_t converted_bytes =
 
 inline constexpr int64_t max_partial_sums = 4096;  // of the sum of squares
 
+inline constexpr int64_t norm_partial_floats = 1 << 17;  // of the gradients of RMSNorm's weights
+
 }  // namespace gladius::cpu

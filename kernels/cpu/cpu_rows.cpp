@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/cpu/cpu_blocking.h"
 #include "kernels/parallel.h"
 
 namespace gladius::cpu {
@@ -22,19 +23,23 @@ void CpuBackend::rms_norm(int64_t M, int64_t C, float eps, const float* x, const
   });
 }
 
+// Rows are cut into chunks that read x and dy once for both gradients. The first chunk's dw is made in place,
+// the others' in scratch memory, and added in order: an error grows with a chunk's rows plus the number of
+// chunks.
 void CpuBackend::rms_norm_backward(int64_t M, int64_t C, const RmsNormState& f, const float* dy,
                                    GradTarget dx, GradTarget dw) {
-  if (dw.data) {
-    parallel_ranges(threads_, C, column_grain, [&](int64_t begin, int64_t end) {
-      f_.rms_norm_backward_weight({M, C, begin, end, f.x, f.r, dy, dw.data, dw.accumulate});
-    });
-  }
-  if (dx.data) {
-    parallel_ranges(threads_, M, rows_of(1 << 13, C), [&](int64_t begin, int64_t end) {
-      const int64_t at = begin * C;
-      f_.rms_norm_backward(end - begin, C, f.x + at, f.w, f.r + begin, dy + at, dx.data + at, dx.accumulate);
-    });
-  }
+  const int64_t most = 1 + norm_partial_floats / std::max<int64_t>(1, C);
+  const int64_t rows = std::max(rows_of(1 << 14, C), (M + most - 1) / most);
+  const auto partial = [&](int64_t chunk) { return norm_partials_.data() + (chunk - 1) * C; };
+  parallel_ranges(threads_, M, rows, [&](int64_t begin, int64_t end) {
+    const int64_t at = begin * C;
+    const GradTarget x_part{dx.data ? dx.data + at : nullptr, dx.accumulate};
+    const GradTarget w_part = !dw.data || begin == 0 ? dw : GradTarget{partial(begin / rows), false};
+    f_.rms_norm_backward({end - begin, C, f.x + at, f.w, f.r + begin, dy + at, x_part, w_part});
+  });
+  if (!dw.data) return;
+  if (M == 0 && !dw.accumulate) fill(C, 0.0f, dw.data);
+  for (int64_t i = 1; i * rows < M; ++i) f_.add(C, dw.data, partial(i), dw.data);
 }
 
 void CpuBackend::rope(RopeDims d, const int32_t* positions, const float* cos, const float* sin,

@@ -27,7 +27,6 @@ FloatKernels make_float_kernels() {
   f.attention_backward = AttentionBackward<Isa>::run;
   f.rms_norm = Rows<Isa>::rms_norm;
   f.rms_norm_backward = Rows<Isa>::rms_norm_backward;
-  f.rms_norm_backward_weight = Rows<Isa>::rms_norm_backward_weight;
   f.rope = Rows<Isa>::rope;
   f.softmax = Rows<Isa>::softmax;
   f.softmax_backward = Rows<Isa>::softmax_backward;

@@ -97,12 +97,11 @@ inline constexpr int64_t attention_max_width = 256;  // widest head that the til
 inline constexpr int64_t attention_scratch = (5 * attention_rows + attention_keys) * attention_max_width +
                                              2 * attention_rows * attention_keys + 8 * attention_rows;
 
-// dw of RMSNorm for the columns [begin, end), summed over all M rows.
-struct NormWeightTask {
-  int64_t M, C, begin, end;
-  const float *x, *r, *dy;
-  float* dw;
-  bool accumulate;
+// The gradients of RMSNorm from some rows: their dx, and what they add to dw. Either's data may be null.
+struct NormBackwardTask {
+  int64_t rows, C;
+  const float *x, *w, *r, *dy;
+  GradTarget dx, dw;
 };
 
 // A loop of independent multiply-adds, to measure what a core can do at most (peak-inl.h).
@@ -123,9 +122,7 @@ struct FloatKernels {
 
   // ---- rows (rows-inl.h) ----
   void (*rms_norm)(int64_t rows, int64_t C, float eps, const float* x, const float* w, float* y, float* r);
-  void (*rms_norm_backward)(int64_t rows, int64_t C, const float* x, const float* w, const float* r,
-                            const float* dy, float* dx, bool accumulate);
-  void (*rms_norm_backward_weight)(const NormWeightTask&);
+  void (*rms_norm_backward)(const NormBackwardTask&);
   // One row of d.heads heads.
   void (*rope)(const RopeDims& d, const float* cos, const float* sin, RopeDirection direction, const float* x,
                float* y);

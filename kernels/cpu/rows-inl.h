@@ -88,50 +88,53 @@ struct Rows {
     }
   }
 
-  static void rms_norm_backward(int64_t rows, int64_t C, const float* x, const float* weight, const float* r,
-                                const float* dy, float* dx, bool accumulate) {
-    for (int64_t m = 0; m < rows; ++m, x += C, dy += C, dx += C) {
-      const float sum = sum_vectors<Isa>(
-          C, [=](int64_t i) { return load<Isa>(dy + i) * load<Isa>(weight + i) * load<Isa>(x + i); },
-          [=](int64_t i, int64_t n) {
-            return load_first<Isa>(dy + i, n) * load_first<Isa>(weight + i, n) * load_first<Isa>(x + i, n);
-          });
-      const float factor = r[m] * r[m] * (sum / static_cast<float>(C));
-      const auto gradient = [&](V x_c, V w_c, V dy_c) { return V(r[m]) * (dy_c * w_c - x_c * V(factor)); };
-      int64_t c = 0;
-      for (; c + w <= C; c += w) {
-        V d = gradient(load<Isa>(x + c), load<Isa>(weight + c), load<Isa>(dy + c));
-        if (accumulate) d = d + load<Isa>(dx + c);
-        store<Isa>(dx + c, d);
-      }
-      if (c == C) continue;
-      const int64_t n = C - c;
-      V d = gradient(load_first<Isa>(x + c, n), load_first<Isa>(weight + c, n), load_first<Isa>(dy + c, n));
-      if (accumulate) d = d + load_first<Isa>(dx + c, n);
-      store_first<Isa>(dx + c, d, n);
+  // A row is read from memory once: first for dw and for the sum that dx needs, then, from the cache, for dx.
+  static void rms_norm_backward(const NormBackwardTask& t) {
+    if (t.dw.data && !t.dw.accumulate)
+      for (int64_t c = 0; c < t.C; ++c) t.dw.data[c] = 0.0f;
+    for (int64_t m = 0; m < t.rows; ++m) {
+      const float *x = t.x + m * t.C, *dy = t.dy + m * t.C;
+      const float sum = norm_row_sums(t.C, x, t.w, V(t.r[m]), dy, t.dw.data);
+      if (t.dx.data) norm_row_gradient(t, t.r[m], t.r[m] * t.r[m] * (sum / static_cast<float>(t.C)), m * t.C);
     }
   }
 
-  // Rows are summed in blocks, then the blocks: the error grows with the block's length plus the number of
-  // blocks.
-  static void rms_norm_backward_weight(const NormWeightTask& t) {
-    constexpr int64_t block = 64;
-    for (int64_t c = t.begin; c < t.end; c += w) {
-      const int64_t n = t.end - c < w ? t.end - c : w;
-      const auto fetch = [n](const float* p) { return n == w ? load<Isa>(p) : load_first<Isa>(p, n); };
-      V total(0.0f);
-      for (int64_t m0 = 0; m0 < t.M; m0 += block) {
-        V sum(0.0f);
-        for (int64_t m = m0; m < t.M && m < m0 + block; ++m)
-          sum = Isa::fma(fetch(t.dy + m * t.C + c) * V(t.r[m]), fetch(t.x + m * t.C + c), sum);
-        total = total + sum;
-      }
-      if (t.accumulate) total = total + fetch(t.dw + c);
-      if (n == w)
-        store<Isa>(t.dw + c, total);
-      else
-        store_first<Isa>(t.dw + c, total, n);
+  // sum_c dy[c] w[c] x[c], and dw[c] += dy[c] x[c] r unless dw is null.
+  static float norm_row_sums(int64_t C, const float* x, const float* weight, V r, const float* dy,
+                             float* dw) {
+    return sum_vectors<Isa>(
+        C,
+        [=](int64_t i) {
+          const V x_c = load<Isa>(x + i), dy_c = load<Isa>(dy + i);
+          if (dw) store<Isa>(dw + i, Isa::fma(dy_c * r, x_c, load<Isa>(dw + i)));
+          return dy_c * load<Isa>(weight + i) * x_c;
+        },
+        [=](int64_t i, int64_t n) {
+          const V x_c = load_first<Isa>(x + i, n), dy_c = load_first<Isa>(dy + i, n);
+          if (dw) store_first<Isa>(dw + i, Isa::fma(dy_c * r, x_c, load_first<Isa>(dw + i, n)), n);
+          return dy_c * load_first<Isa>(weight + i, n) * x_c;
+        });
+  }
+
+  // dx[c] (+)= r (dy[c] w[c] - x[c] factor) of the row that starts at element `row`.
+  static void norm_row_gradient(const NormBackwardTask& t, float r, float factor, int64_t row) {
+    const float *x = t.x + row, *dy = t.dy + row;
+    float* dx = t.dx.data + row;
+    const auto gradient = [&](V x_c, V w_c, V dy_c) { return V(r) * (dy_c * w_c - x_c * V(factor)); };
+    int64_t c = 0;
+    for (; c + w <= t.C; c += w) {
+      __builtin_prefetch(x + t.C + c);  // the next row, while this one is not waited for
+      __builtin_prefetch(dy + t.C + c);
+      __builtin_prefetch(dx + t.C + c, 1);
+      V d = gradient(load<Isa>(x + c), load<Isa>(t.w + c), load<Isa>(dy + c));
+      if (t.dx.accumulate) d = d + load<Isa>(dx + c);
+      store<Isa>(dx + c, d);
     }
+    if (c == t.C) return;
+    const int64_t n = t.C - c;
+    V d = gradient(load_first<Isa>(x + c, n), load_first<Isa>(t.w + c, n), load_first<Isa>(dy + c, n));
+    if (t.dx.accumulate) d = d + load_first<Isa>(dx + c, n);
+    store_first<Isa>(dx + c, d, n);
   }
 
   // A plain loop over pairs: compilers vectorise it, shuffles included.
