@@ -1,8 +1,9 @@
 // Causal attention in tiles of attention_rows query rows by attention_keys keys, so that scores stay in
 // cache: softmax is computed online (Milakov & Gimelshein 2018; tiled as in Dao et al. 2022). Scores are held
 // as [key][row]: rows lie along vectors, so that maxima and sums of a row need no sums across lanes, and keys
-// and values are read where they lie. Query rows are numbered as AttentionTask says; row t sees the keys
-// 0 .. Tk - Tq + t / (H/G).
+// and values are read where they lie. A tile's rows are cut into panels as wide as a register tile of scores,
+// and a product skips what none of a register tile's rows sees. Query rows are numbered as AttentionTask
+// says; row t sees the keys 0 .. Tk - Tq + t / (H/G).
 #pragma once
 
 #include <cmath>
@@ -67,39 +68,82 @@ struct AttentionTiles {
   using V = Vec<Isa>;
   using Geometry = AttentionGeometry<Isa>;
   using Pack = Packing<Isa, F32Panels<Isa>>;
+  using Panel = InPlaceTile<Isa>;  // the register tile of scores
   static constexpr int64_t w = lanes<Isa>;
-  static constexpr int64_t R = attention_rows;
-  static_assert(R % Geometry::cols == 0 && attention_max_width % Geometry::cols == 0);
+  static constexpr int vectors = Panel::gemm_vectors;
+  static constexpr int64_t R = attention_rows, P = vectors * w;  // rows of a tile, of a panel
+  static_assert(R % P == 0 && attention_max_width % Geometry::cols == 0);
 
-  // C[m, n] (+)= A·B, in register tiles of equal height.
-  template <bool Strided>
-  static void product(int64_t m, int64_t n, TileFactors f, float* c, int64_t c_stride, bool add) {
-    const int64_t panels = (m + Isa::gemm_rows - 1) / Isa::gemm_rows, height = (m + panels - 1) / panels;
-    const float* b = f.b;
-    for (int64_t i = 0; i < m; i += height, f.a += height * f.a_row, c += height * c_stride) {
-      for (int64_t j = 0; j < n; j += Geometry::cols) {
-        f.b = b + j;
-        multiply_tile<Isa, F32Panels<Isa>, Strided>(m - i < height ? m - i : height,
-                                                    n - j < Geometry::cols ? n - j : Geometry::cols, f, c + j,
-                                                    c_stride, {add, nullptr});
-      }
+  static constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+  static constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+  struct Range {
+    int64_t begin, end;
+  };
+
+  // C[m, n] (+)= A·B, in register tiles of equal height. Rows [i, i + height) of C are summed over the range
+  // summed(i, height); where it is empty, they stay as they are.
+  template <class Tile, bool Strided, class Summed>
+  static GLADIUS_INLINE void product(int64_t m, int64_t n, const TileFactors& f, float* c, int64_t c_stride,
+                                     bool add, Summed summed) {
+    constexpr int64_t cols = Tile::gemm_vectors * w;
+    const int64_t panels = (m + Tile::gemm_rows - 1) / Tile::gemm_rows, height = (m + panels - 1) / panels;
+    for (int64_t i = 0; i < m; i += height, c += height * c_stride) {
+      const int64_t rows = smaller(height, m - i);
+      const Range k = summed(i, rows);
+      if (k.end <= k.begin) continue;
+      TileFactors part = f;
+      part.k = k.end - k.begin;
+      part.a += i * f.a_row + k.begin * f.a_step;
+      part.b += k.begin * f.b_step;
+      for (int64_t j = 0; j < n; j += cols, part.b += cols)
+        multiply_tile<Tile, F32Panels<Tile>, Strided>(rows, smaller(cols, n - j), part, c + j, c_stride,
+                                                      {add, nullptr});
     }
   }
 
-  // y[key][row]: the query rows whose transpose is `panel` [D][R] times n rows of x (keys or values) from j0
-  // on.
-  static void scores(const Geometry& at, const float* panel, const float* x, int64_t j0, int64_t n,
-                     float* y) {
-    product<true>(n, R, {at.d.D, x + at.key(j0), at.d.kv_stride, 1, panel, R}, y, R, false);
+  static GLADIUS_INLINE auto all(int64_t k) {
+    return [k](int64_t, int64_t) { return Range{0, k}; };
   }
 
-  // -inf where a row of the tile from t on does not see the key.
-  static void hide_future(const Geometry& at, int64_t t, int64_t rows, int64_t j0, int64_t n, float* scores) {
+  // y[panel][D][P], from rows x[row][width].
+  static void pack_panels(const Geometry& at, int64_t rows, const float* x, float* y) {
+    for (int64_t p = 0; p < rows; p += P)
+      Pack::pack_rows(smaller(P, rows - p), at.d.D, x + p * at.width, at.width, P, y + p * at.d.D);
+  }
+
+  // How many of the keys [j0, j0 + n) any of the query rows [t, t_end) sees.
+  static GLADIUS_INLINE int64_t visible(const Geometry& at, int64_t t_end, int64_t j0, int64_t n) {
+    return larger(0, smaller(n, at.visible_keys(t_end - 1) - j0));
+  }
+
+  // y[key][row] for a panel of rows, y's stride is R: the query rows whose transpose is `panel` [D][P] times
+  // n rows of x (keys or values).
+  static void scores(const Geometry& at, const float* panel, const float* x, int64_t n, float* y) {
+    product<Panel, true>(n, P, {at.d.D, x, at.d.kv_stride, 1, panel, P}, y, R, false, all(at.d.D));
+  }
+
+  // -inf where a row of the panel from t on does not see one of the n keys, the last of which some row sees.
+  static void hide_future(const Geometry& at, int64_t t, int64_t j0, int64_t n, float* scores) {
     for (int64_t j = n - 1; j >= 0; --j) {
       const int64_t hidden = at.first_row(j0 + j) - t;
       if (hidden <= 0) return;
-      for (int64_t i = 0; i < hidden && i < rows; ++i) scores[j * R + i] = -__builtin_inff();
+      for (int64_t i = 0; i < hidden; ++i) scores[j * R + i] = -__builtin_inff();
     }
+  }
+
+  // A panel's scores of the keys [begin, end), which none of its rows sees.
+  static void clear(int64_t begin, int64_t end, float* scores) {
+    for (int64_t j = begin; j < end; ++j)
+      for (int64_t i = 0; i < P; ++i) scores[j * R + i] = 0.0f;
+  }
+
+  // y[row][width] (+)= s[key][row]ᵀ · x[key] for the rows [t, t + rows), the keys [j0, j0 + n).
+  static void mix(const Geometry& at, int64_t t, int64_t rows, int64_t j0, int64_t n, const float* s,
+                  typename Geometry::Lines x, float* y) {
+    product<Isa, false>(
+        rows, at.width, {n, s, 1, R, x.data, x.stride}, y, at.width, j0 > 0,
+        [&](int64_t i, int64_t height) { return Range{0, visible(at, t + i + height, j0, n)}; });
   }
 };
 
@@ -109,7 +153,7 @@ struct AttentionForward {
   using Geometry = AttentionGeometry<Isa>;
   using Tiles = AttentionTiles<Isa>;
   static constexpr int64_t w = lanes<Isa>;
-  static constexpr int64_t R = attention_rows;
+  static constexpr int64_t R = attention_rows, P = Tiles::P;
 
   static void run(const AttentionTask& t) {
     const Geometry at(*t.d, t.b, t.g);
@@ -121,8 +165,10 @@ struct AttentionForward {
 
  private:
   struct Tile {
-    float *rows, *q, *o, *scores;  // [R][width], [D][R], [D][R], [key][R]
+    float *rows, *q, *o, *scores;  // [R][width], [panel][D][P], [R][width], [key][R]
     float *largest, *sum;          // of each row so far: the largest score, the sum of exp(score - largest)
+    float* rescale;                // what o is to be multiplied by before the next keys are added
+    float* room;                   // [key][width]
 
     Tile(const Geometry& at, float* scratch)
         : rows(scratch),
@@ -130,7 +176,9 @@ struct AttentionForward {
           o(q + R * at.width),
           scores(o + R * at.width),
           largest(scores + R * attention_keys),
-          sum(largest + R) {}
+          sum(largest + R),
+          rescale(sum + R),
+          room(rescale + R) {}
   };
 
   static void start(const Tile& tile) {
@@ -140,10 +188,10 @@ struct AttentionForward {
     }
   }
 
-  // Writes what was mixed, o[row][D], divided by each row's sum.
-  static void finish(const Geometry& at, const AttentionTask& t, const Tile& tile, const float* o,
-                     int64_t stride) {
-    for (int64_t i = 0; i < t.row_end - t.row_begin; ++i, o += stride) {
+  // Writes what was mixed divided by each row's sum.
+  static void finish(const Geometry& at, const AttentionTask& t, const Tile& tile) {
+    const float* o = tile.o;
+    for (int64_t i = 0; i < t.row_end - t.row_begin; ++i, o += at.width) {
       const float inverse = 1.0f / tile.sum[i];
       float* y = t.o + at.query(t.row_begin + i);
       for (int64_t c = 0; c < at.d.D; ++c) y[c] = o[c] * inverse;
@@ -153,40 +201,62 @@ struct AttentionForward {
 
   static void tile(const Geometry& at, const AttentionTask& t) {
     const Tile tile(at, t.scratch);
-    const int64_t rows = t.row_end - t.row_begin, D = at.d.D;
+    const int64_t rows = t.row_end - t.row_begin;
     at.copy_queries(t.row_begin, rows, t.q, at.d.scale, tile.rows);
-    Tiles::Pack::pack_rows(rows, D, tile.rows, at.width, R, tile.q);
+    Tiles::pack_panels(at, rows, tile.rows, tile.q);
     start(tile);
     const int64_t end = at.visible_keys(t.row_end - 1);
     for (int64_t j0 = 0; j0 < end; j0 += attention_keys) {
-      const int64_t n = end - j0 < attention_keys ? end - j0 : attention_keys;
-      Tiles::scores(at, tile.q, t.k, j0, n, tile.scores);
-      Tiles::hide_future(at, t.row_begin, rows, j0, n, tile.scores);
-      for (int64_t i = 0; i < R; i += w) softmax_step(tile, i, n, j0 > 0 ? D : 0);
-      // o[D][row] += V[key][D]ᵀ · scores[key][row]
-      Tiles::template product<false>(D, R, {n, t.v + at.key(j0), 1, at.d.kv_stride, tile.scores, R}, tile.o,
-                                     R, j0 > 0);
+      const int64_t n = Tiles::smaller(attention_keys, end - j0);
+      for (int64_t p = 0; p < rows; p += P) panel(at, t, tile, p, j0, n);
+      Tiles::mix(at, t.row_begin, rows, j0, n, tile.scores, at.key_lines(j0, n, t.v, tile.room), tile.o);
     }
-    Tiles::Pack::pack_rows(D, R, tile.o, R, D, tile.rows);  // [R][D]
-    finish(at, t, tile, tile.rows, D);
+    finish(at, t, tile);
   }
 
-  // For the w rows from i on: scores become exp(score - largest); what was summed before is scaled to the new
-  // largest score.
-  static GLADIUS_INLINE void softmax_step(const Tile& tile, int64_t i, int64_t n, int64_t D) {
-    const V before = load<Isa>(tile.largest + i);
-    V largest = before;
-    for (int64_t j = 0; j < n; ++j) largest = xsimd::max(largest, load<Isa>(tile.scores + j * R + i));
-    const V rescale = exp<Isa>(before - largest);
-    V sum = load<Isa>(tile.sum + i) * rescale;
+  // The panel of rows from p on and the keys [j0, j0 + n).
+  static void panel(const Geometry& at, const AttentionTask& t, const Tile& tile, int64_t p, int64_t j0,
+                    int64_t n) {
+    const int64_t end = Tiles::smaller(p + P, t.row_end - t.row_begin);
+    const int64_t visible = Tiles::visible(at, t.row_begin + end, j0, n);
+    float* const scores = tile.scores + p;
+    Tiles::clear(visible, n, scores);
+    if (visible == 0) return;
+    Tiles::scores(at, tile.q + p * at.d.D, t.k + at.key(j0), visible, scores);
+    Tiles::hide_future(at, t.row_begin + p, j0, visible, scores);
+    softmax_step(tile, p, visible);
+    for (int64_t i = p; j0 > 0 && i < end; ++i)
+      Rows<Isa>::scale_row(at.width, tile.rescale[i], tile.o + i * at.width);
+  }
+
+  // For the panel of rows from p on: scores become exp(score - largest).
+  static void softmax_step(const Tile& tile, int64_t p, int64_t n) {
+    constexpr int vectors = Tiles::vectors;
+    float* const scores = tile.scores + p;
+    V largest[vectors], sum[vectors];
+    for (int v = 0; v < vectors; ++v) largest[v] = load<Isa>(tile.largest + p + v * w);
     for (int64_t j = 0; j < n; ++j) {
-      const V p = exp<Isa>(load<Isa>(tile.scores + j * R + i) - largest);
-      store<Isa>(tile.scores + j * R + i, p);
-      sum = sum + p;
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v)
+        largest[v] = xsimd::max(largest[v], load<Isa>(scores + j * R + v * w));
     }
-    store<Isa>(tile.sum + i, sum);
-    store<Isa>(tile.largest + i, largest);
-    for (int64_t c = 0; c < D; ++c) store<Isa>(tile.o + c * R + i, load<Isa>(tile.o + c * R + i) * rescale);
+    for (int v = 0; v < vectors; ++v) {
+      const int64_t at = p + v * w;
+      const V rescale = exp_below_overflow<Isa>(load<Isa>(tile.largest + at) - largest[v]);
+      sum[v] = load<Isa>(tile.sum + at) * rescale;
+      store<Isa>(tile.rescale + at, rescale);
+      store<Isa>(tile.largest + at, largest[v]);
+    }
+    for (int64_t j = 0; j < n; ++j) {
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) {
+        const int64_t at = j * R + v * w;
+        const V e = exp_below_overflow<Isa>(load<Isa>(scores + at) - largest[v]);
+        store<Isa>(scores + at, e);
+        sum[v] = sum[v] + e;
+      }
+    }
+    for (int v = 0; v < vectors; ++v) store<Isa>(tile.sum + p + v * w, sum[v]);
   }
 
   // ---- few rows, as when one token is generated: scores[row][key], keys read once ----
@@ -212,7 +282,6 @@ struct AttentionForward {
     at.copy_queries(t.row_begin, rows, t.q, at.d.scale, tile.rows);
     for (int64_t i = 0; i < rows * at.width; ++i) tile.o[i] = 0.0f;
     start(tile);
-    float* room = tile.sum + R;  // [key][width]
     const int64_t end = at.visible_keys(t.row_end - 1);
     for (int64_t j0 = 0; j0 < end; j0 += attention_keys) {
       const int64_t n = end - j0 < attention_keys ? end - j0 : attention_keys;
@@ -220,11 +289,12 @@ struct AttentionForward {
                          attention_keys, false, nullptr});
       for (int64_t i = 0; i < rows; ++i)
         few_softmax_step(at, tile, i, at.visible_keys(t.row_begin + i) - j0, n);
-      const auto v = at.key_lines(j0, n, t.v, room);
-      Tiles::template product<true>(rows, at.width, {n, tile.scores, attention_keys, 1, v.data, v.stride},
-                                    tile.o, at.width, true);
+      const auto v = at.key_lines(j0, n, t.v, tile.room);
+      Tiles::template product<Isa, true>(rows, at.width,
+                                         {n, tile.scores, attention_keys, 1, v.data, v.stride}, tile.o,
+                                         at.width, true, Tiles::all(n));
     }
-    finish(at, t, tile, tile.o, at.width);
+    finish(at, t, tile);
   }
 };
 
@@ -234,7 +304,7 @@ struct AttentionBackward {
   using Geometry = AttentionGeometry<Isa>;
   using Tiles = AttentionTiles<Isa>;
   static constexpr int64_t w = lanes<Isa>;
-  static constexpr int64_t R = attention_rows;
+  static constexpr int64_t R = attention_rows, P = Tiles::P;
 
   // One key/value head of one sequence: its query rows in order, for each tile of them the keys in order.
   static void run(const AttentionBackwardTask& task) {
@@ -259,7 +329,7 @@ struct AttentionBackward {
  private:
   struct Tile {
     float *q, *dO, *dq;         // [R][width]
-    float *q_panel, *dO_panel;  // [D][R]
+    float *q_panel, *dO_panel;  // [panel][D][P]
     float* k;                   // [key][width]
     float *p, *ds;              // probabilities and the gradients of scores, [key][R]
     float *lse, *delta;         // of each row; delta = dO · o
@@ -281,8 +351,8 @@ struct AttentionBackward {
                         int64_t rows) {
     at.copy_queries(t, rows, task.q, at.d.scale, tile.q);
     at.copy_queries(t, rows, task.dO, 1.0f, tile.dO);
-    Tiles::Pack::pack_rows(rows, at.d.D, tile.q, at.width, R, tile.q_panel);
-    Tiles::Pack::pack_rows(rows, at.d.D, tile.dO, at.width, R, tile.dO_panel);
+    Tiles::pack_panels(at, rows, tile.q, tile.q_panel);
+    Tiles::pack_panels(at, rows, tile.dO, tile.dO_panel);
     for (int64_t i = 0; i < R; ++i) {
       tile.lse[i] = i < rows ? task.lse[at.stat(t + i)] : 0.0f;
       tile.delta[i] =
@@ -294,28 +364,44 @@ struct AttentionBackward {
   static void key_tile(const Geometry& at, const AttentionBackwardTask& task, const Tile& tile, int64_t t,
                        int64_t rows, int64_t j0, int64_t n) {
     const int64_t D = at.d.D;
-    Tiles::scores(at, tile.q_panel, task.k, j0, n, tile.p);
-    Tiles::scores(at, tile.dO_panel, task.v, j0, n, tile.ds);
-    Tiles::hide_future(at, t, rows, j0, n, tile.p);
-    for (int64_t i = 0; i < R; i += w) score_gradients(tile, i, n);
+    for (int64_t p = 0; p < rows; p += P) {
+      const int64_t visible = Tiles::visible(at, t + Tiles::smaller(p + P, rows), j0, n);
+      Tiles::clear(visible, n, tile.p + p);
+      Tiles::clear(visible, n, tile.ds + p);
+      if (visible == 0) continue;
+      Tiles::scores(at, tile.q_panel + p * D, task.k + at.key(j0), visible, tile.p + p);
+      Tiles::scores(at, tile.dO_panel + p * D, task.v + at.key(j0), visible, tile.ds + p);
+      Tiles::hide_future(at, t + p, j0, visible, tile.p + p);
+      score_gradients(tile, p, visible);
+    }
     // dv[key] += p[key][row] · dO[row], dk[key] += ds[key][row] · q[row], dq[row] += ds[key][row]ᵀ · k[key]
-    Tiles::template product<true>(n, D, {rows, tile.p, R, 1, tile.dO, at.width}, task.dv + at.key(j0),
-                                  at.d.kv_stride, true);
-    Tiles::template product<true>(n, D, {rows, tile.ds, R, 1, tile.q, at.width}, task.dk + at.key(j0),
-                                  at.d.kv_stride, true);
-    const auto k = at.key_lines(j0, n, task.k, tile.k);
-    Tiles::template product<false>(rows, at.width, {n, tile.ds, 1, R, k.data, k.stride}, tile.dq, at.width,
-                                   j0 > 0);
+    const auto seeing = [&](int64_t j, int64_t) {
+      return typename Tiles::Range{Tiles::larger(0, at.first_row(j0 + j) - t), rows};
+    };
+    Tiles::template product<Isa, true>(n, D, {rows, tile.p, R, 1, tile.dO, at.width}, task.dv + at.key(j0),
+                                       at.d.kv_stride, true, seeing);
+    Tiles::template product<Isa, true>(n, D, {rows, tile.ds, R, 1, tile.q, at.width}, task.dk + at.key(j0),
+                                       at.d.kv_stride, true, seeing);
+    Tiles::mix(at, t, rows, j0, n, tile.ds, at.key_lines(j0, n, task.k, tile.k), tile.dq);
   }
 
-  // For the w rows from i on, in place of scores and of dO · v: p = exp(s - lse), ds = p * (dO · v - delta).
-  static GLADIUS_INLINE void score_gradients(const Tile& tile, int64_t i, int64_t n) {
-    const V lse = load<Isa>(tile.lse + i), delta = load<Isa>(tile.delta + i);
+  // For the panel of rows from `row` on, in place of scores and of dO · v: p = exp(s - lse),
+  // ds = p * (dO · v - delta).
+  static void score_gradients(const Tile& tile, int64_t row, int64_t n) {
+    constexpr int vectors = Tiles::vectors;
+    V lse[vectors], delta[vectors];
+    for (int v = 0; v < vectors; ++v) {
+      lse[v] = load<Isa>(tile.lse + row + v * w);
+      delta[v] = load<Isa>(tile.delta + row + v * w);
+    }
     for (int64_t j = 0; j < n; ++j) {
-      const int64_t x = j * R + i;
-      const V p = exp<Isa>(load<Isa>(tile.p + x) - lse);
-      store<Isa>(tile.p + x, p);
-      store<Isa>(tile.ds + x, p * (load<Isa>(tile.ds + x) - delta));
+#pragma GCC unroll 8
+      for (int v = 0; v < vectors; ++v) {
+        const int64_t x = j * R + row + v * w;
+        const V p = exp_below_overflow<Isa>(load<Isa>(tile.p + x) - lse[v]);
+        store<Isa>(tile.p + x, p);
+        store<Isa>(tile.ds + x, p * (load<Isa>(tile.ds + x) - delta[v]));
+      }
     }
   }
 };

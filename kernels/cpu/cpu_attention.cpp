@@ -13,9 +13,9 @@ void CpuBackend::attention(const AttentionDims& d, const float* q, const float* 
   if (d.D > attention_max_width) return reference::attention(d, q, k, v, o, lse);
   const int64_t rows = d.Tq * (d.H / d.G), tiles = (rows + attention_rows - 1) / attention_rows;
   parallel_tasks(threads_, d.B * d.G * tiles, [&](int64_t task, int worker) {
-    // The last rows see the most keys: their tiles go first, so that no thread is left with a long one at the
-    // end.
-    const int64_t tile = tiles - 1 - task / (d.B * d.G), head = task % (d.B * d.G);
+    // Head by head, so that its keys stay in cache. The last rows see the most keys: their tiles go first, so
+    // that no thread is left with a long one at the end.
+    const int64_t tile = tiles - 1 - task % tiles, head = task / tiles;
     f_.attention({.d = &d,
                   .b = head / d.G,
                   .g = head % d.G,

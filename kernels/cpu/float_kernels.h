@@ -90,8 +90,8 @@ struct AttentionBackwardTask {
   float* scratch;
 };
 
-inline constexpr int64_t attention_rows = 64;        // query rows of a tile
-inline constexpr int64_t attention_keys = 112;       // keys of a tile
+inline constexpr int64_t attention_rows = 96;        // query rows of a tile
+inline constexpr int64_t attention_keys = 144;       // keys of a tile: whole vectors
 inline constexpr int64_t attention_max_width = 256;  // widest head that the tiled kernels take
 // Five tiles of rows and one of keys by head width, two of scores, and a few values a row.
 inline constexpr int64_t attention_scratch = (5 * attention_rows + attention_keys) * attention_max_width +

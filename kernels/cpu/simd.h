@@ -99,26 +99,42 @@ GLADIUS_INLINE float reduce_max(Vec<Isa> v) {
   return x[0];
 }
 
-// e^x within 2 units in the last place: 0 below -87.3, infinity above 88.37, NaN for NaN.
-// x = n ln 2 + r with |r| <= ln 2 / 2, e^x = 2^n e^r; e^r is its Taylor polynomial of degree 7, whose
-// remainder r^8 / 8! is below 6e-9. ln 2 is subtracted in two parts (Cody & Waite 1980).
+// The floats whose exponent fields are the last 8 bits of x.
 template <class Isa>
-GLADIUS_INLINE Vec<Isa> exp(Vec<Isa> x) {
+GLADIUS_INLINE Vec<Isa> exponents_from_last_bits(Vec<Isa> x) {
+  using Bits __attribute__((vector_size(lanes<Isa> * sizeof(float)))) = int32_t;
+  Bits bits;
+  store<Isa>(reinterpret_cast<float*>(&bits), x);
+  bits <<= 23;
+  return load<Isa>(reinterpret_cast<const float*>(&bits));
+}
+
+// e^x within 2 units in the last place for x up to 88.37: 0 below -87.3, NaN for NaN.
+// x = n ln 2 + r with |r| <= ln 2 / 2, e^x = 2^n e^r; e^r is 1 + r + r^2 q(r), where q is the polynomial of
+// degree 4 that makes the largest relative error least (Remez's algorithm): 3.1e-9. ln 2 is subtracted in two
+// parts (Cody & Waite 1980). Adding 1.5 * 2^23 rounds to whole numbers, which are then the last bits; with
+// 127 more they are the exponent field of 2^n.
+template <class Isa>
+GLADIUS_INLINE Vec<Isa> exp_below_overflow(Vec<Isa> x) {
   using V = Vec<Isa>;
-  const V n = xsimd::nearbyint(x * V(1.44269504f));
+  const V shift(12582912.0f + 127.0f);
+  const V shifted = Isa::fma(x, V(1.44269504f), shift), n = shifted - shift;
   V r = Isa::fma(n, V(-0.693359375f), x);
   r = Isa::fma(n, V(2.12194440e-4f), r);
-  V p = V(1.0f / 5040);
-  p = Isa::fma(p, r, V(1.0f / 720));
-  p = Isa::fma(p, r, V(1.0f / 120));
-  p = Isa::fma(p, r, V(1.0f / 24));
-  p = Isa::fma(p, r, V(1.0f / 6));
-  p = Isa::fma(p, r, V(0.5f));
+  V p(1.381454e-3f);
+  p = Isa::fma(p, r, V(8.368745e-3f));
+  p = Isa::fma(p, r, V(4.1668391e-2f));
+  p = Isa::fma(p, r, V(0.1666652f));
+  p = Isa::fma(p, r, V(0.49999993f));
   p = Isa::fma(p, r, V(1.0f));
   p = Isa::fma(p, r, V(1.0f));
-  p = xsimd::ldexp(p, xsimd::to_int(n));
-  p = xsimd::select(x < V(-87.3f), V(0.0f), p);
-  return xsimd::select(x > V(88.37f), V(__builtin_inff()), p);
+  return xsimd::select(x < V(-87.3f), V(0.0f), p * exponents_from_last_bits<Isa>(shifted));
+}
+
+// The same for any x: infinity above 88.37.
+template <class Isa>
+GLADIUS_INLINE Vec<Isa> exp(Vec<Isa> x) {
+  return xsimd::select(x > Vec<Isa>(88.37f), Vec<Isa>(__builtin_inff()), exp_below_overflow<Isa>(x));
 }
 
 }  // namespace gladius::cpu
