@@ -37,21 +37,19 @@ struct GemmTask {
 struct GemmKernel {
   void (*run)(const GemmTask&);
   int64_t rows, cols;  // of its register tile
-  bool in_place;       // reads A where it lies: it must be contiguous along k
 };
 
-inline constexpr int64_t gemm_most_k = 256;  // of the summed dimension, packed at a time
-inline constexpr int64_t gemm_most_k_in_place = 384;
+inline constexpr int64_t gemm_most_k = 384;  // of the summed dimension, packed at a time
 // Rows of A that are multiplied by all panels of B in turn, in register tiles: a group of so many, or all
 // rows if they are at most `most`.
 inline constexpr int64_t gemm_group_panels = 8, gemm_most_panels = 32;
 inline constexpr int64_t gemm_most_rows = 16;  // of any instruction set's register tile
 inline constexpr int64_t gemm_group_floats = gemm_most_panels * gemm_most_rows * gemm_most_k;
 
-// The summed dimension is cut into equal even blocks: a function of its length and of the kernel alone,
-// because it decides in which order products are added.
-__attribute__((always_inline)) constexpr int64_t gemm_block_k(int64_t k, bool in_place) {
-  const int64_t most = in_place ? gemm_most_k_in_place : gemm_most_k, blocks = (k + most - 1) / most;
+// The summed dimension is cut into equal even blocks: a function of its length alone, because it decides in
+// which order products are added.
+__attribute__((always_inline)) constexpr int64_t gemm_block_k(int64_t k) {
+  const int64_t blocks = (k + gemm_most_k - 1) / gemm_most_k;
   return blocks > 0 ? ((k + blocks - 1) / blocks + 1) / 2 * 2 : 2;
 }
 
@@ -112,8 +110,8 @@ struct PeakKernel {
 
 struct FloatKernels {
   // ---- matrix products (gemm-inl.h) ----
-  GemmKernel gemm, gemm_in_place;
-  GemmKernel gemm_bf16;  // factors rounded to BF16
+  GemmKernel gemm, gemm_in_place;  // the second reads A where it lies: it must be contiguous along k
+  GemmKernel gemm_bf16;            // factors rounded to BF16
   void (*few_rows_tile)(const FewRowsTile&);
 
   // ---- attention (attention-inl.h) ----

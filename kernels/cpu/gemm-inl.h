@@ -31,7 +31,7 @@ struct Gemm {
       for (int64_t i0 = 0; i0 < t.rows; i0 += work.group) multiply_group(t, work, p, i0);
   }
 
-  static constexpr GemmKernel kernel() { return {run, Isa::gemm_rows, cols, InPlace}; }
+  static constexpr GemmKernel kernel() { return {run, Isa::gemm_rows, cols}; }
 
  private:
   // Plain panels of what lies in lines are made by the first tile that reads these.
@@ -48,7 +48,7 @@ struct Gemm {
     explicit Work(const GemmTask& t)
         : height(ceil_div(t.rows, ceil_div(t.rows, Isa::gemm_rows))),
           group(t.rows <= height * gemm_most_panels ? t.rows : height * gemm_group_panels),
-          block_k(gemm_block_k(t.k, InPlace)),
+          block_k(gemm_block_k(t.k)),
           a(t.scratch),
           b(t.scratch + gemm_group_floats) {}
   };
