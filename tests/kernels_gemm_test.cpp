@@ -103,6 +103,8 @@ TEST_CASE("matrix products: around the borders of blocks") {
       for (const Form form : forms) check_matmul(backend, {{M, 35, 9}, form, true, false, 0}, random);
     for (const int64_t N : {255, 257, 2047, 2048, 2050})
       for (const Form form : forms) check_matmul(backend, {{11, N, 9}, form, false, true, 0}, random);
+    // Several groups of rows, panels and blocks of the summed dimension.
+    for (const Form form : forms) check_matmul(backend, {{530, 110, 410}, form, true, true, 2}, random);
     for (const Precision precision : precisions) {
       check_matmul(backend, {{100, 2100, 300, precision}, Form::nt, true, true, 3}, random);
       check_matmul(backend, {{1030, 300, 70, precision}, Form::tn, true, false, 3}, random);
