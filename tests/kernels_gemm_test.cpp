@@ -98,13 +98,16 @@ TEST_CASE("matrix products: around the borders of blocks") {
         for (const Precision precision : precisions)
           for (const int64_t N : {33, 45})
             check_matmul(backend, {{15, N, K, precision}, form, K % 2 == 1, true, 1}, random);
+    // Several groups of rows and panels; below, several blocks of the summed dimension, too. With 110 columns
+    // A is packed where a tile has 48, with 140 it is read in place.
+    for (const Form form : forms) check_matmul(backend, {{530, 50, 20}, form, true, true, 2}, random);
     if (small_tests()) return;
     for (const int64_t M : {83, 84, 85, 1023, 1025})
       for (const Form form : forms) check_matmul(backend, {{M, 35, 9}, form, true, false, 0}, random);
     for (const int64_t N : {255, 257, 2047, 2048, 2050})
       for (const Form form : forms) check_matmul(backend, {{11, N, 9}, form, false, true, 0}, random);
-    // Several groups of rows, panels and blocks of the summed dimension.
-    for (const Form form : forms) check_matmul(backend, {{530, 110, 410}, form, true, true, 2}, random);
+    for (const int64_t N : {110, 140})
+      for (const Form form : forms) check_matmul(backend, {{530, N, 410}, form, true, true, 2}, random);
     for (const Precision precision : precisions) {
       check_matmul(backend, {{100, 2100, 300, precision}, Form::nt, true, true, 3}, random);
       check_matmul(backend, {{1030, 300, 70, precision}, Form::tn, true, false, 3}, random);

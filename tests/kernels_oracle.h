@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/cpu/float_kernels.h"
 #include "kernels/reference/attention.h"
 #include "kernels/reference/loss.h"
 #include "kernels/reference/norm.h"
@@ -61,7 +62,7 @@ inline AttentionOracle attention_oracle(const AttentionDims& d, const Array& q, 
       for (int64_t h = 0; h < d.H; ++h) {
         const Scores scores = score_row(d, b, i, h, q, k);
         const int64_t n = static_cast<int64_t>(scores.s.size()), g = h / (d.H / d.G);
-        const double tiles = double(n) / 64 + 1;
+        const double tiles = double(n) / double(cpu::attention_keys) + 1;
         // A weight is off by its score's error and by one rescaling a tile whose factor may be off likewise;
         // sums of n.
         double sum = 0, worst = 0;

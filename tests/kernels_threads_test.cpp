@@ -53,6 +53,13 @@ std::vector<Operation> matrix_operations(const Array& a, const Array& b) {
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_nn(d, A, B, C, {}); });
   product("matmul_tn", {150, 170, 300},
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_tn(d, A, B, C, {}); });
+  // Where threads have less, their rows are one group and not several.
+  product("matmul_nt of several blocks", {520, 64, 420},
+          [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {true, A}); });
+  product("matmul_nn of several blocks", {520, 64, 420},
+          [=](Backend& x, MatmulDims d, float* C) { x.matmul_nn(d, A, B, C, {}); });
+  product("matmul_tn of several blocks", {520, 64, 420},
+          [=](Backend& x, MatmulDims d, float* C) { x.matmul_tn(d, A, B, C, {}); });
   product("matmul_nt in bf16", {149, 170, 301, Precision::bf16},
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {true, A}); });
   product("matmul_tn in bf16", {149, 170, 301, Precision::bf16},
@@ -147,7 +154,7 @@ TEST_CASE("tasks run on as many workers as are asked for, each task once") {
 
 TEST_CASE("every operation gives the same bits at 1, 2, 3 and 4 threads") {
   Random random(1);
-  const int64_t n = small_tests() ? 70000 : 150000;
+  const int64_t n = small_tests() ? 220000 : 250000;
   const Array a(random, n), b(random, n);
   for (const std::string& isa : float_isas()) {
     CAPTURE(isa);

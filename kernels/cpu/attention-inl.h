@@ -68,11 +68,11 @@ struct AttentionTiles {
   using V = Vec<Isa>;
   using Geometry = AttentionGeometry<Isa>;
   using Pack = Packing<Isa, F32Panels<Isa>>;
-  using Panel = InPlaceTile<Isa>;  // the register tile of scores
+  using ScoreTile = InPlaceTile<Isa>;
   static constexpr int64_t w = lanes<Isa>;
-  static constexpr int vectors = Panel::gemm_vectors;
+  static constexpr int vectors = ScoreTile::gemm_vectors;
   static constexpr int64_t R = attention_rows, P = vectors * w;  // rows of a tile, of a panel
-  static_assert(R % P == 0 && attention_max_width % Geometry::cols == 0);
+  static_assert(R % P == 0 && attention_keys % w == 0 && attention_max_width % Geometry::cols == 0);
 
   static constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
   static constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -87,7 +87,7 @@ struct AttentionTiles {
   static GLADIUS_INLINE void product(int64_t m, int64_t n, const TileFactors& f, float* c, int64_t c_stride,
                                      bool add, Summed summed) {
     constexpr int64_t cols = Tile::gemm_vectors * w;
-    const int64_t panels = (m + Tile::gemm_rows - 1) / Tile::gemm_rows, height = (m + panels - 1) / panels;
+    const int64_t tiles = (m + Tile::gemm_rows - 1) / Tile::gemm_rows, height = (m + tiles - 1) / tiles;
     for (int64_t i = 0; i < m; i += height, c += height * c_stride) {
       const int64_t rows = smaller(height, m - i);
       const Range k = summed(i, rows);
@@ -120,7 +120,7 @@ struct AttentionTiles {
   // y[key][row] for a panel of rows, y's stride is R: the query rows whose transpose is `panel` [D][P] times
   // n rows of x (keys or values).
   static void scores(const Geometry& at, const float* panel, const float* x, int64_t n, float* y) {
-    product<Panel, true>(n, P, {at.d.D, x, at.d.kv_stride, 1, panel, P}, y, R, false, all(at.d.D));
+    product<ScoreTile, true>(n, P, {at.d.D, x, at.d.kv_stride, 1, panel, P}, y, R, false, all(at.d.D));
   }
 
   // -inf where a row of the panel from t on does not see one of the n keys, the last of which some row sees.

@@ -23,8 +23,8 @@ struct Gemm {
   static constexpr int64_t cols = Isa::gemm_vectors * lanes<Isa>;
   using Pack = Packing<Isa, Panels>;
 
-  // B is packed for a block of the summed dimension, to stay in the second-level cache; groups of rows of A
-  // pass by it.
+  // For a block of the summed dimension at a time. B is packed, to stay in the second-level cache while
+  // groups of rows of A pass by it; few rows are one group, which stays there while panels of B pass by it.
   static void run(const GemmTask& t) {
     const Work work(t);
     for (int64_t p = 0; p < t.k || p == 0; p += work.block_k)
@@ -34,7 +34,7 @@ struct Gemm {
   static constexpr GemmKernel kernel() { return {run, Isa::gemm_rows, cols}; }
 
  private:
-  // Plain panels of what lies in lines are made by the first tile that reads these.
+  // Whole plain panels of what lies in lines are made by the first tile that reads these.
   static constexpr bool copies = Panels::plain;
 
   static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -75,7 +75,8 @@ struct Gemm {
     int64_t p, i0, j;
   };
 
-  // The next group of rows of A, and the next panel of B while it is not yet packed.
+  // The next group of rows of A, and the next panel of B while it is not yet packed; of the latter only as
+  // much as gemm_group_panels tiles ask for is asked for.
   static Ahead next_a(const GemmTask& t, const Work& work, Place at) {
     const bool more = at.i0 + work.group < t.rows;
     const int64_t i = more ? at.i0 + work.group : 0, p = more ? at.p : at.p + work.block_k;

@@ -110,7 +110,7 @@ struct TileWalk {
 };
 
 // C[R, gemm_cols] (+)= A·B (+ residual).
-template <class Isa, class Panels, int R, bool Strided, bool Copying = false>
+template <class Isa, class Panels, int R, bool Strided, bool Copying>
 struct RegisterTile {
   using V = Vec<Isa>;
   using Walk = TileWalk<Isa, Panels, R, Strided, Copying>;
@@ -123,7 +123,7 @@ struct RegisterTile {
 #pragma GCC unroll 8
       for (int j = 0; j < vectors; ++j) sums[i][j] = V(0.0f);
     Walk walk(f);
-    const float *line = c, *ahead = f.ahead ? f.ahead : f.b;
+    const float *line = c, *ahead = f.ahead ? f.ahead : f.b;  // b: a line that is there anyway
     int64_t p = 0;
     for (; p + tile_unroll <= f.k; p += tile_unroll, ahead += f.ahead_step) {
       // C's rows, too, come while others are multiplied.

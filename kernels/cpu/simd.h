@@ -111,9 +111,9 @@ GLADIUS_INLINE Vec<Isa> exponents_from_last_bits(Vec<Isa> x) {
 
 // e^x within 2 units in the last place for x up to 88.37: 0 below -87.3, NaN for NaN.
 // x = n ln 2 + r with |r| <= ln 2 / 2, e^x = 2^n e^r; e^r is 1 + r + r^2 q(r), where q is the polynomial of
-// degree 4 that makes the largest relative error least (Remez's algorithm): 3.1e-9. ln 2 is subtracted in two
-// parts (Cody & Waite 1980). Adding 1.5 * 2^23 rounds to whole numbers, which are then the last bits; with
-// 127 more they are the exponent field of 2^n.
+// degree 4 that makes the largest relative error least (Remez's algorithm): below 5e-9. ln 2 is subtracted in
+// two parts (Cody & Waite 1980). Adding 1.5 * 2^23 rounds to whole numbers, which are then the last bits;
+// with 127 more they are the exponent field of 2^n.
 template <class Isa>
 GLADIUS_INLINE Vec<Isa> exp_below_overflow(Vec<Isa> x) {
   using V = Vec<Isa>;
