@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <chrono>
 #include <iostream>
+#include <numeric>
 #include <vector>
 
 #include "bench/profiling_backend.h"
@@ -72,8 +73,12 @@ class Training {
   Batch batch_;
 };
 
-void print_profile(const Options& o, Training& training, double seconds) {
-  const double peak = measure_peak_flops(o.threads, training.precision());
+double median(std::vector<double> x) {
+  std::sort(x.begin(), x.end());
+  return x[x.size() / 2];
+}
+
+void print_profile(const Options& o, Training& training, double seconds, double peak) {
   const double bandwidth = measure_read_bandwidth(o.threads, int64_t{1} << 30);
   fmt::print("peak {:.1f} GFLOP/s, {:.1f} GB/s\n", peak * 1e-9, bandwidth * 1e-9);
   fmt::print("{:<30} {:>6} {:>10} {:>7} {:>9} {:>7} {:>11}\n", "operation", "calls", "ms/step", "share",
@@ -94,24 +99,26 @@ void measure(const Options& o) {
   Training training(o);
   for (int i = 0; i < 2; ++i) training.step();  // pages, caches, the pool
   training.backend().reset();
-  std::vector<double> seconds;
-  double total = 0;
+  const auto tokens = static_cast<double>(o.batch * o.context);
+  const double flops = tokens * training_flops(training.config(), o.context);
+  // Clocks change from second to second, so each step is compared with the peaks right before and after it.
+  std::vector<double> seconds, speeds, shares, peaks{measure_peak_flops(o.threads, training.precision())};
   for (int i = 0; i < o.steps; ++i) {
     seconds.push_back(training.step());
-    total += seconds.back();
+    peaks.push_back(measure_peak_flops(o.threads, training.precision()));
+    speeds.push_back(tokens / seconds.back());
+    shares.push_back(100 * flops / seconds.back() * 2 / (peaks[peaks.size() - 2] + peaks.back()));
   }
-  if (o.profile) print_profile(o, training, total);
-  std::sort(seconds.begin(), seconds.end());
-  const auto tokens = static_cast<double>(o.batch * o.context);
-  const double median = seconds[seconds.size() / 2];
-  const double peak = measure_peak_flops(o.threads, training.precision());
+  if (o.profile)
+    print_profile(o, training, std::accumulate(seconds.begin(), seconds.end(), 0.0), median(peaks));
+  const auto [slowest, fastest] = std::minmax_element(speeds.begin(), speeds.end());
+  const auto [least, most] = std::minmax_element(shares.begin(), shares.end());
   fmt::print(
-      "gladius {} {} x {}, {} threads, {}: {:.1f} tokens/s median ({:.1f} to {:.1f}), {:.0f} % MFU, peak {} "
-      "MiB\n",
-      o.precision, o.batch, o.context, o.threads, training.backend().name(), tokens / median,
-      tokens / seconds.back(), tokens / seconds.front(),
-      100 * tokens / median * training_flops(training.config(), o.context) / peak,
-      peak_resident_bytes() >> 20);
+      "gladius {} {} x {}, {} threads, {}: {:.1f} tokens/s median ({:.1f} to {:.1f}), {:.1f} % MFU ({:.1f} "
+      "to "
+      "{:.1f}), peak {} MiB\n",
+      o.precision, o.batch, o.context, o.threads, training.backend().name(), median(speeds), *slowest,
+      *fastest, median(shares), *least, *most, peak_resident_bytes() >> 20);
 }
 
 // "step" answers with its seconds, "peak" with the most memory that was resident, in MiB.
