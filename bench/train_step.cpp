@@ -114,9 +114,8 @@ void measure(const Options& o) {
   const auto [slowest, fastest] = std::minmax_element(speeds.begin(), speeds.end());
   const auto [least, most] = std::minmax_element(shares.begin(), shares.end());
   fmt::print(
-      "gladius {} {} x {}, {} threads, {}: {:.1f} tokens/s median ({:.1f} to {:.1f}), {:.1f} % MFU ({:.1f} "
-      "to "
-      "{:.1f}), peak {} MiB\n",
+      "gladius {} {} x {}, {} threads, {}: {:.1f} tokens/s median ({:.1f} to {:.1f}), "
+      "{:.1f} % MFU ({:.1f} to {:.1f}), peak {} MiB\n",
       o.precision, o.batch, o.context, o.threads, training.backend().name(), median(speeds), *slowest,
       *fastest, median(shares), *least, *most, peak_resident_bytes() >> 20);
 }

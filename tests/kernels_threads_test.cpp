@@ -47,19 +47,13 @@ std::vector<Operation> matrix_operations(const Array& a, const Array& b) {
         {name, {d.M * d.N}, [=](Backend& backend, std::vector<Array>& out) { call(backend, d, out[0]); }});
   };
   const float *A = a, *B = b;
-  product("matmul_nt", {150, 170, 300},
-          [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {true, A}); });
-  product("matmul_nn", {150, 170, 300},
-          [=](Backend& x, MatmulDims d, float* C) { x.matmul_nn(d, A, B, C, {}); });
-  product("matmul_tn", {150, 170, 300},
-          [=](Backend& x, MatmulDims d, float* C) { x.matmul_tn(d, A, B, C, {}); });
-  // Where threads have less, their rows are one group and not several.
-  product("matmul_nt of several blocks", {520, 64, 420},
-          [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {true, A}); });
-  product("matmul_nn of several blocks", {520, 64, 420},
-          [=](Backend& x, MatmulDims d, float* C) { x.matmul_nn(d, A, B, C, {}); });
-  product("matmul_tn of several blocks", {520, 64, 420},
-          [=](Backend& x, MatmulDims d, float* C) { x.matmul_tn(d, A, B, C, {}); });
+  // The second: several blocks of the summed dimension, and rows that are one group where threads have less.
+  for (const MatmulDims dims : {MatmulDims{150, 170, 300}, MatmulDims{520, 64, 420}}) {
+    product("matmul_nt", dims,
+            [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {true, A}); });
+    product("matmul_nn", dims, [=](Backend& x, MatmulDims d, float* C) { x.matmul_nn(d, A, B, C, {}); });
+    product("matmul_tn", dims, [=](Backend& x, MatmulDims d, float* C) { x.matmul_tn(d, A, B, C, {}); });
+  }
   product("matmul_nt in bf16", {149, 170, 301, Precision::bf16},
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {true, A}); });
   product("matmul_tn in bf16", {149, 170, 301, Precision::bf16},
