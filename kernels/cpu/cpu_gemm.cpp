@@ -57,7 +57,7 @@ void CpuBackend::gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, 
   if (d.M == 0 || d.N == 0) return;
   const int threads = d.M * d.N * d.K < gemm_serial_below ? 1 : threads_;
   const GemmKernel& kernel = gemm_kernel(d, A);
-  const int64_t most_cols = packed_b_floats_ / gemm_block_k(d.K);
+  const int64_t most_cols = packed_b_floats_ / gemm_block_k(d.K, kernel.most_k);
   const auto [rows, cols] = best_rectangle(d, {kernel.rows, kernel.cols}, most_cols, threads);
   const int64_t across = ceil_div(d.N, cols), tasks = across * ceil_div(d.M, rows);
   parallel_tasks(threads, tasks, [&](int64_t task, int worker) {

@@ -37,19 +37,20 @@ struct GemmTask {
 struct GemmKernel {
   void (*run)(const GemmTask&);
   int64_t rows, cols;  // of its register tile
+  int64_t most_k;      // of the summed dimension, packed at a time
 };
 
-inline constexpr int64_t gemm_most_k = 384;  // of the summed dimension, packed at a time
+inline constexpr int64_t gemm_most_k = 384;  // of any kernel
 // Rows of A that are multiplied by all panels of B in turn, in register tiles: a group of so many, or all
 // rows if they are at most `most`.
 inline constexpr int64_t gemm_group_panels = 8, gemm_most_panels = 32;
 inline constexpr int64_t gemm_most_rows = 16;  // of any instruction set's register tile
 inline constexpr int64_t gemm_group_floats = gemm_most_panels * gemm_most_rows * gemm_most_k;
 
-// The summed dimension is cut into equal even blocks: a function of its length alone, because it decides in
-// which order products are added.
-__attribute__((always_inline)) constexpr int64_t gemm_block_k(int64_t k) {
-  const int64_t blocks = (k + gemm_most_k - 1) / gemm_most_k;
+// The summed dimension is cut into equal even blocks of at most most_k: a function of its length and of the
+// kernel alone, because it decides in which order products are added.
+__attribute__((always_inline)) constexpr int64_t gemm_block_k(int64_t k, int64_t most_k) {
+  const int64_t blocks = (k + most_k - 1) / most_k;
   return blocks > 0 ? ((k + blocks - 1) / blocks + 1) / 2 * 2 : 2;
 }
 

@@ -22,6 +22,9 @@ struct Gemm {
   static_assert(Isa::gemm_rows <= gemm_most_rows && Panels::word_floats <= Panels::per_word);
   static constexpr int64_t cols = Isa::gemm_vectors * lanes<Isa>;
   using Pack = Packing<Isa, Panels>;
+  // Packed rows of A and a panel of B for them fit into the nearest cache together.
+  static constexpr int64_t most_k = InPlace ? gemm_most_k : 256;
+  static_assert(most_k <= gemm_most_k);
 
   // For a block of the summed dimension at a time. B is packed, to stay in the second-level cache while
   // groups of rows of A pass by it; few rows are one group, which stays there while panels of B pass by it.
@@ -31,7 +34,7 @@ struct Gemm {
       for (int64_t i0 = 0; i0 < t.rows; i0 += work.group) multiply_group(t, work, p, i0);
   }
 
-  static constexpr GemmKernel kernel() { return {run, Isa::gemm_rows, cols}; }
+  static constexpr GemmKernel kernel() { return {run, Isa::gemm_rows, cols, most_k}; }
 
  private:
   // Whole plain panels of what lies in lines are made by the first tile that reads these.
@@ -48,7 +51,7 @@ struct Gemm {
     explicit Work(const GemmTask& t)
         : height(ceil_div(t.rows, ceil_div(t.rows, Isa::gemm_rows))),
           group(t.rows <= height * gemm_most_panels ? t.rows : height * gemm_group_panels),
-          block_k(gemm_block_k(t.k)),
+          block_k(gemm_block_k(t.k, most_k)),
           a(t.scratch),
           b(t.scratch + gemm_group_floats) {}
   };
