@@ -12,6 +12,10 @@ namespace {
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+int worthwhile_threads(MatmulDims d, int threads) {
+  return d.M * d.N * d.K < gemm_serial_below && d.N * d.K < gemm_serial_below_b ? 1 : threads;
+}
+
 // Rows and columns of a rectangle.
 struct Rectangle {
   int64_t rows, cols;
@@ -55,7 +59,7 @@ const GemmKernel& CpuBackend::gemm_kernel(MatmulDims d, const GemmOperand& A) co
 
 void CpuBackend::gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, Epilogue e) {
   if (d.M == 0 || d.N == 0) return;
-  const int threads = d.M * d.N * d.K < gemm_serial_below ? 1 : threads_;
+  const int threads = worthwhile_threads(d, threads_);
   const GemmKernel& kernel = gemm_kernel(d, A);
   const int64_t most_cols = packed_b_floats_ / gemm_block_k(d.K, kernel.most_k);
   const auto [rows, cols] = best_rectangle(d, {kernel.rows, kernel.cols}, most_cols, threads);
@@ -76,7 +80,7 @@ void CpuBackend::gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, 
 }
 
 void CpuBackend::few_rows_product(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) const {
-  const int threads = d.M * d.N * d.K < gemm_serial_below ? 1 : threads_;
+  const int threads = worthwhile_threads(d, threads_);
   parallel_ranges(threads, d.N, few_rows_cols, [&](int64_t begin, int64_t end) {
     f_.few_rows_tile({.rows = d.M,
                       .cols = end - begin,

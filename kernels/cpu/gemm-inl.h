@@ -103,16 +103,16 @@ struct Gemm {
   static void multiply_panel(const GemmTask& t, const Work& work, Place at) {
     const int64_t k = smaller(work.block_k, t.k - at.p), words = Pack::words(k);
     const int64_t rows = smaller(work.group, t.rows - at.i0), width = smaller(cols, t.cols - at.j);
-    const int64_t floats = words * Panels::word_floats;
+    const int64_t floats = words * Panels::word_floats, tiles = ceil_div(rows, work.height);
     // With one group only, a panel has done its work before the next one comes.
     float* const panel = work.b + (t.rows <= work.group ? 0 : at.j * floats);
     const GemmOperand b = t.b.from(at.j, at.p);
-    bool copying = copies && at.i0 == 0 && !b.k_contiguous && width == cols;
-    if (at.i0 == 0 && !copying) Pack::pack(b, width, t.cols - at.j, k, cols, panel);
+    const bool in_lines = copies && at.i0 == 0 && !b.k_contiguous && width == cols;
+    if (at.i0 == 0 && !in_lines) Pack::pack(b, width, t.cols - at.j, k, cols, panel);
     const Ahead a_ahead = next_a(t, work, at), b_ahead = next_b(t, work, at);
-    const int64_t tiles = ceil_div(rows, work.height), for_b = at.i0 == 0 ? gemm_group_panels : 0;
+    const int64_t for_b = at.i0 == 0 ? gemm_group_panels : 0;
     const TileStore to{at.p > 0 || t.add, at.p + k >= t.k ? t.residual : nullptr};
-    for (int64_t tile = 0; tile < tiles; ++tile, copying = false) {
+    for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t i = tile * work.height, c = (at.i0 + i) * t.c_stride + at.j;
       TileFactors f{words,
                     InPlace ? t.a.from(at.i0 + i, at.p).data : work.a + i * floats,
@@ -120,7 +120,8 @@ struct Gemm {
                     InPlace ? 1 : work.height * Panels::word_floats,
                     panel,
                     cols * Panels::word_floats};
-      if (copying) f.b = b.data, f.b_step = b.stride, f.copy = panel;
+      // What one tile alone reads is not copied.
+      if (in_lines && tile == 0) f.b = b.data, f.b_step = b.stride, f.copy = tiles > 1 ? panel : nullptr;
       if (tile < for_b || !a_ahead.set(at.j / cols * (tiles - for_b) + tile - for_b, words, f))
         b_ahead.set(tile % gemm_group_panels, words, f);
       const TileStore store{to.add, to.residual ? to.residual + c : nullptr};

@@ -17,7 +17,7 @@ struct Packing {
   static constexpr int64_t words(int64_t k) { return (k + per_word - 1) / per_word; }
 
   // Elements (i, p), i < n, p < k, of x as panels of `width` values of i: words y[panel][word][width], zeros
-  // beyond n and k. Values of i below `readable` may be read, too.
+  // beyond k, anything beyond n. Values of i below `readable` may be read, too.
   static void pack(const GemmOperand& x, int64_t n, int64_t readable, int64_t k, int64_t width, float* y) {
     if (!x.k_contiguous) return pack_lines(n, readable, k, x.data, x.stride, width, y);
     for (int64_t i = 0; i < n; i += width)
@@ -45,6 +45,7 @@ struct Packing {
   }
 
  private:
+  static constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
   static constexpr int64_t floats(int64_t k) { return words(k) * word_floats; }
 
   static GLADIUS_INLINE void to_raw(V v, RawVector<w>& raw) { store<Isa>(reinterpret_cast<float*>(&raw), v); }
@@ -77,24 +78,19 @@ struct Packing {
   // All panels from lines that are contiguous along i.
   static void pack_lines(int64_t n, int64_t readable, int64_t k, const float* x, int64_t stride,
                          int64_t width, float* y) {
-    const int64_t vectors = (width + side - 1) / side;
-    // Whole vectors are stored where the panel's next line overwrites what is too much.
-    int64_t whole = n / width * width;
-    while (whole > 0 && whole - width + vectors * side > readable) whole -= width;
-    const int64_t end = width % side == 0 ? k / per_word : (k - 1) / per_word;
-    const int64_t line_floats = width * word_floats;
-    for (int64_t i = 0; i < whole; i += width) {  // panel by panel: stores in sequence
+    const int64_t vectors = (width + side - 1) / side, line_floats = width * word_floats;
+    for (int64_t i = 0; i < n; i += width, y += floats(k) * width) {  // panel by panel: stores in sequence
+      // Whole vectors are stored where the panel's next line overwrites what is too much, and read where the
+      // next line follows: what a panel holds beyond n is never used.
+      int64_t whole = width % side == 0 ? k / per_word : (k - 1) / per_word;
+      const int64_t beyond = i + vectors * side - readable;
+      if (beyond > 0) whole = smaller(whole, (k - smaller(k, (beyond + stride - 1) / stride)) / per_word);
       const float* from = x + i;
-      float* to = y + i * floats(k);
-      for (int64_t line = 0; line < end; ++line, from += per_word * stride, to += line_floats)
+      float* to = y;
+      for (int64_t line = 0; line < whole; ++line, from += per_word * stride, to += line_floats)
         for (int64_t v = 0; v < vectors; ++v) store<Isa>(to + v * w, Panels::across(from + v * side, stride));
-    }
-    for (int64_t line = 0; line < words(k); ++line) {
-      const int64_t lines = k - line * per_word < per_word ? k - line * per_word : per_word;
-      for (int64_t i = line < end ? whole : 0; i < n; i += width) {
-        pack_line_exactly(n - i < width ? n - i : width, lines, x + line * per_word * stride + i, stride,
-                          width, y + i * floats(k) + line * line_floats);
-      }
+      for (int64_t p = whole * per_word; p < k; p += per_word, from += per_word * stride, to += line_floats)
+        pack_line_exactly(smaller(n - i, width), smaller(k - p, per_word), from, stride, width, to);
     }
   }
 
