@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 #include "cli/terminal.h"
 #include "export/loaded_model.h"
+#include "kernels/parallel.h"
 
 namespace {
 
@@ -82,6 +83,7 @@ void let_waiting_threads_sleep(char** argv) {
   const ssize_t length = ::readlink("/proc/self/exe", path, sizeof(path) - 1);
   if (length <= 0) return;
   path[length] = '\0';
+  gladius::unbind_thread();
   ::execv(path, argv);  // where that fails, it goes on with the default
 }
 

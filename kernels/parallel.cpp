@@ -5,6 +5,17 @@
 #include <atomic>
 
 namespace gladius {
+namespace {
+
+// From now on the calling thread runs on these processors only. False where the system refuses.
+bool run_on(const std::vector<int>& processors) {
+  cpu_set_t mask;
+  CPU_ZERO(&mask);
+  for (const int processor : processors) CPU_SET(static_cast<size_t>(processor), &mask);
+  return ::sched_setaffinity(0, sizeof mask, &mask) == 0;  // 0: the calling thread
+}
+
+}  // namespace
 
 std::vector<int> bound_processors() {
   std::vector<int> all;
@@ -17,16 +28,18 @@ std::vector<int> bound_processors() {
   return all;
 }
 
+void unbind_thread() {
+  const std::vector<int> processors = bound_processors();
+  if (!processors.empty()) run_on(processors);
+}
+
 bool pin_threads(int threads, const std::vector<int>& processors) {
   std::atomic<bool> all_pinned = !processors.empty();
   if (!all_pinned) return false;
 #pragma omp parallel num_threads(threads)
   {
     const auto i = static_cast<size_t>(omp_get_thread_num());
-    cpu_set_t mask;
-    CPU_ZERO(&mask);
-    CPU_SET(static_cast<size_t>(processors[i % processors.size()]), &mask);
-    if (::sched_setaffinity(0, sizeof mask, &mask) != 0) all_pinned = false;  // 0: the calling thread
+    if (!run_on({processors[i % processors.size()]})) all_pinned = false;
   }
   return all_pinned;
 }

@@ -33,6 +33,10 @@ void parallel_ranges(int threads, int64_t n, int64_t grain, F&& f) {
 // none. It binds the first thread, too, whose affinity then says nothing about the process.
 std::vector<int> bound_processors();
 
+// Lets the calling thread run on all of them: for a program that it starts in its place, whose OpenMP would
+// else take the one processor that this one is bound to for all that there is.
+void unbind_thread();
+
 // From now on thread i of `threads` runs on processors[i % size] only. OpenMP keeps its threads. Threads that
 // the calling one starts by other means inherit its processor. False where the system refuses, or without
 // processors.

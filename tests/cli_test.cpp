@@ -370,10 +370,17 @@ TEST_CASE("threads that are kept on processors are as many as those that are not
   const std::string free = threads_line(run({"doctor"}).out);
   CHECK(!free.empty());
   REQUIRE(::setenv("OMP_PROC_BIND", "true", 1) == 0);
-  const Outcome bound = run({"doctor"});
+  const char* const policy = std::getenv("OMP_WAIT_POLICY");
+  const std::string before = policy ? policy : "";
+  for (const bool chosen : {true, false}) {  // without a choice the program starts itself again
+    CAPTURE(chosen);
+    REQUIRE((chosen ? ::setenv("OMP_WAIT_POLICY", "passive", 1) : ::unsetenv("OMP_WAIT_POLICY")) == 0);
+    const Outcome bound = run({"doctor"});
+    CHECK(threads_line(bound.out) == free);
+    CHECK(bound.out.find("OMP_PROC_BIND") != std::string::npos);
+  }
+  if (policy) ::setenv("OMP_WAIT_POLICY", before.c_str(), 1);
   ::unsetenv("OMP_PROC_BIND");
-  CHECK(threads_line(bound.out) == free);
-  CHECK(bound.out.find("OMP_PROC_BIND") != std::string::npos);
   const Outcome pinned = run({"plan", "--model", "gladius-tiny", "--batch", "1", "--context", "16", "--pin"});
   CHECK(pinned.code == 0);
   CHECK(pinned.err.empty());
