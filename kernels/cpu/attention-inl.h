@@ -74,9 +74,6 @@ struct AttentionTiles {
   static constexpr int64_t R = attention_rows, P = vectors * w;  // rows of a tile, of a panel
   static_assert(R % P == 0 && attention_keys % w == 0 && attention_max_width % Geometry::cols == 0);
 
-  static constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-  static constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
   struct Range {
     int64_t begin, end;
   };
@@ -87,7 +84,7 @@ struct AttentionTiles {
   static GLADIUS_INLINE void product(int64_t m, int64_t n, const TileFactors& f, float* c, int64_t c_stride,
                                      bool add, Summed summed) {
     constexpr int64_t cols = Tile::gemm_vectors * w;
-    const int64_t tiles = (m + Tile::gemm_rows - 1) / Tile::gemm_rows, height = (m + tiles - 1) / tiles;
+    const int64_t height = ceil_div(m, ceil_div(m, Tile::gemm_rows));
     for (int64_t i = 0; i < m; i += height, c += height * c_stride) {
       const int64_t rows = smaller(height, m - i);
       const Range k = summed(i, rows);
@@ -207,7 +204,7 @@ struct AttentionForward {
     start(tile);
     const int64_t end = at.visible_keys(t.row_end - 1);
     for (int64_t j0 = 0; j0 < end; j0 += attention_keys) {
-      const int64_t n = Tiles::smaller(attention_keys, end - j0);
+      const int64_t n = smaller(attention_keys, end - j0);
       for (int64_t p = 0; p < rows; p += P) panel(at, t, tile, p, j0, n);
       Tiles::mix(at, t.row_begin, rows, j0, n, tile.scores, at.key_lines(j0, n, t.v, tile.room), tile.o);
     }
@@ -217,7 +214,7 @@ struct AttentionForward {
   // The panel of rows from p on and the keys [j0, j0 + n).
   static void panel(const Geometry& at, const AttentionTask& t, const Tile& tile, int64_t p, int64_t j0,
                     int64_t n) {
-    const int64_t end = Tiles::smaller(p + P, t.row_end - t.row_begin);
+    const int64_t end = smaller(p + P, t.row_end - t.row_begin);
     const int64_t visible = Tiles::visible(at, t.row_begin + end, j0, n);
     float* const scores = tile.scores + p;
     Tiles::clear(visible, n, scores);
@@ -284,7 +281,7 @@ struct AttentionForward {
     start(tile);
     const int64_t end = at.visible_keys(t.row_end - 1);
     for (int64_t j0 = 0; j0 < end; j0 += attention_keys) {
-      const int64_t n = end - j0 < attention_keys ? end - j0 : attention_keys;
+      const int64_t n = smaller(attention_keys, end - j0);
       FewRows<Isa>::run({rows, n, D, tile.rows, at.width, t.k + at.key(j0), at.d.kv_stride, tile.scores,
                          attention_keys, false, nullptr});
       for (int64_t i = 0; i < rows; ++i)
@@ -314,11 +311,11 @@ struct AttentionBackward {
       for (int64_t c = 0; c < at.d.D; ++c) task.dk[at.key(j) + c] = task.dv[at.key(j) + c] = 0.0f;
     const int64_t rows_total = at.d.Tq * at.heads;
     for (int64_t t = 0; t < rows_total; t += R) {
-      const int64_t rows = rows_total - t < R ? rows_total - t : R;
+      const int64_t rows = smaller(R, rows_total - t);
       load_rows(at, task, tile, t, rows);
       const int64_t end = at.visible_keys(t + rows - 1);
       for (int64_t j0 = 0; j0 < end; j0 += attention_keys)
-        key_tile(at, task, tile, t, rows, j0, end - j0 < attention_keys ? end - j0 : attention_keys);
+        key_tile(at, task, tile, t, rows, j0, smaller(attention_keys, end - j0));
       for (int64_t i = 0; i < rows; ++i) {
         float* y = task.dq + at.query(t + i);
         for (int64_t c = 0; c < at.d.D; ++c) y[c] = at.d.scale * tile.dq[i * at.width + c];
@@ -365,7 +362,7 @@ struct AttentionBackward {
                        int64_t rows, int64_t j0, int64_t n) {
     const int64_t D = at.d.D;
     for (int64_t p = 0; p < rows; p += P) {
-      const int64_t visible = Tiles::visible(at, t + Tiles::smaller(p + P, rows), j0, n);
+      const int64_t visible = Tiles::visible(at, t + smaller(p + P, rows), j0, n);
       Tiles::clear(visible, n, tile.p + p);
       Tiles::clear(visible, n, tile.ds + p);
       if (visible == 0) continue;
@@ -376,7 +373,7 @@ struct AttentionBackward {
     }
     // dv[key] += p[key][row] · dO[row], dk[key] += ds[key][row] · q[row], dq[row] += ds[key][row]ᵀ · k[key]
     const auto seeing = [&](int64_t j, int64_t) {
-      return typename Tiles::Range{Tiles::larger(0, at.first_row(j0 + j) - t), rows};
+      return typename Tiles::Range{larger(0, at.first_row(j0 + j) - t), rows};
     };
     Tiles::template product<Isa, true>(n, D, {rows, tile.p, R, 1, tile.dO, at.width}, task.dv + at.key(j0),
                                        at.d.kv_stride, true, seeing);

@@ -10,8 +10,6 @@
 namespace gladius::cpu {
 namespace {
 
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 int worthwhile_threads(MatmulDims d, int threads) {
   return d.M * d.N * d.K < gemm_serial_below && d.N * d.K < gemm_serial_below_b ? 1 : threads;
 }

@@ -47,11 +47,16 @@ inline constexpr int64_t gemm_group_panels = 8, gemm_most_panels = 32;
 inline constexpr int64_t gemm_most_rows = 16;  // of any instruction set's register tile
 inline constexpr int64_t gemm_group_floats = gemm_most_panels * gemm_most_rows * gemm_most_k;
 
+// Inlined everywhere, so that no instruction set's copy is another's.
+__attribute__((always_inline)) constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+__attribute__((always_inline)) constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+__attribute__((always_inline)) constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
 // The summed dimension is cut into equal even blocks of at most most_k: a function of its length and of the
 // kernel alone, because it decides in which order products are added.
 __attribute__((always_inline)) constexpr int64_t gemm_block_k(int64_t k, int64_t most_k) {
-  const int64_t blocks = (k + most_k - 1) / most_k;
-  return blocks > 0 ? ((k + blocks - 1) / blocks + 1) / 2 * 2 : 2;
+  const int64_t blocks = ceil_div(k, most_k);
+  return blocks > 0 ? (ceil_div(k, blocks) + 1) / 2 * 2 : 2;
 }
 
 // C[rows, cols] = A[rows, k] · B[cols, k]ᵀ for at most few_rows rows of A, reading B once and as it lies.

@@ -40,9 +40,6 @@ struct Gemm {
   // Whole plain panels of what lies in lines are made by the first tile that reads these.
   static constexpr bool copies = Panels::plain;
 
-  static constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-  static constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
   struct Work {
     int64_t height;  // of register tiles: equal ones rather than full ones and a rest
     int64_t group;   // rows of A that pass by all panels of B in turn

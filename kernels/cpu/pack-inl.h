@@ -21,7 +21,7 @@ struct Packing {
   static void pack(const GemmOperand& x, int64_t n, int64_t readable, int64_t k, int64_t width, float* y) {
     if (!x.k_contiguous) return pack_lines(n, readable, k, x.data, x.stride, width, y);
     for (int64_t i = 0; i < n; i += width)
-      pack_rows(n - i < width ? n - i : width, k, x.data + i * x.stride, x.stride, width, y + i * floats(k));
+      pack_rows(smaller(n - i, width), k, x.data + i * x.stride, x.stride, width, y + i * floats(k));
   }
 
   // One panel from rows that are contiguous along k: squares of vectors are transposed in registers.
@@ -45,7 +45,6 @@ struct Packing {
   }
 
  private:
-  static constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
   static constexpr int64_t floats(int64_t k) { return words(k) * word_floats; }
 
   static GLADIUS_INLINE void to_raw(V v, RawVector<w>& raw) { store<Isa>(reinterpret_cast<float*>(&raw), v); }
@@ -78,13 +77,13 @@ struct Packing {
   // All panels from lines that are contiguous along i.
   static void pack_lines(int64_t n, int64_t readable, int64_t k, const float* x, int64_t stride,
                          int64_t width, float* y) {
-    const int64_t vectors = (width + side - 1) / side, line_floats = width * word_floats;
+    const int64_t vectors = ceil_div(width, side), line_floats = width * word_floats;
     for (int64_t i = 0; i < n; i += width, y += floats(k) * width) {  // panel by panel: stores in sequence
       // Whole vectors are stored where the panel's next line overwrites what is too much, and read where the
       // next line follows: what a panel holds beyond n is never used.
       int64_t whole = width % side == 0 ? k / per_word : (k - 1) / per_word;
       const int64_t beyond = i + vectors * side - readable;
-      if (beyond > 0) whole = smaller(whole, (k - smaller(k, (beyond + stride - 1) / stride)) / per_word);
+      if (beyond > 0) whole = smaller(whole, (k - smaller(k, ceil_div(beyond, stride))) / per_word);
       const float* from = x + i;
       float* to = y;
       for (int64_t line = 0; line < whole; ++line, from += per_word * stride, to += line_floats)
