@@ -85,7 +85,7 @@ TEST_CASE("matrix products: every tail of the summed dimension, aligned and not"
       for (const Form form : forms)
         for (const int64_t M : {1, 2, 5, 8, 9})
           for (const Precision precision : precisions)
-            for (const int64_t N : {19, 45})  // both kernels: the second reads A in place
+            for (const int64_t N : {19, 45})  // two tiles or a wide one, the last of its vectors not full
               check_matmul(backend, {{M, N, K, precision}, form, K % 2 == 1, K % 3 == 0, K % 4}, random);
   });
 }
@@ -98,8 +98,10 @@ TEST_CASE("matrix products: around the borders of blocks") {
         for (const Precision precision : precisions)
           for (const int64_t N : {33, 45})
             check_matmul(backend, {{15, N, K, precision}, form, K % 2 == 1, true, 1}, random);
-    // Several groups of rows and panels; below, several blocks of the summed dimension, too. With 110 columns
-    // A is packed where a tile has 48, with 140 it is read in place.
+    // Rows so long that A is packed.
+    for (const Form form : {Form::nt, Form::nn})
+      check_matmul(backend, {{15, 33, 8200}, form, true, true, 1}, random);
+    // Several groups of rows and panels; below, several blocks of the summed dimension, too.
     for (const Form form : forms) check_matmul(backend, {{530, 50, 20}, form, true, true, 2}, random);
     if (small_tests()) return;
     for (const int64_t M : {83, 84, 85, 1023, 1025})

@@ -82,7 +82,7 @@ class CpuBackend : public Backend {
   void dequantize(DType dtype, int64_t rows, int64_t cols, const void* x, float* y) override;
 
  private:
-  const GemmKernel& gemm_kernel(MatmulDims d, const GemmOperand& A) const;
+  const GemmKernel& gemm_kernel(const GemmOperand& A, Precision precision) const;
   void gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, Epilogue e);
   void few_rows_product(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) const;
 

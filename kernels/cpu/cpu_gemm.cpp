@@ -47,18 +47,15 @@ Rectangle best_rectangle(MatmulDims d, Rectangle tile, int64_t most_cols, int th
 
 }  // namespace
 
-const GemmKernel& CpuBackend::gemm_kernel(MatmulDims d, const GemmOperand& A) const {
-  if (d.precision == Precision::bf16) return f_.gemm_bf16;
-  // Reading in place saves the packing of A, but wider tiles may compute more columns in vain.
-  const auto computed = [&](const GemmKernel& kernel) { return ceil_div(d.N, kernel.cols) * kernel.cols; };
-  const bool wasteful = computed(f_.gemm_in_place) * 32 > computed(f_.gemm) * 33;
-  return A.k_contiguous && !wasteful ? f_.gemm_in_place : f_.gemm;
+const GemmKernel& CpuBackend::gemm_kernel(const GemmOperand& A, Precision precision) const {
+  if (precision == Precision::bf16) return f_.gemm_bf16;
+  return A.k_contiguous && A.stride <= gemm_in_place_stride ? f_.gemm_in_place : f_.gemm;
 }
 
 void CpuBackend::gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, Epilogue e) {
   if (d.M == 0 || d.N == 0) return;
   const int threads = worthwhile_threads(d, threads_);
-  const GemmKernel& kernel = gemm_kernel(d, A);
+  const GemmKernel& kernel = gemm_kernel(A, d.precision);
   const int64_t most_cols = packed_b_floats_ / gemm_block_k(d.K, kernel.most_k);
   const auto [rows, cols] = best_rectangle(d, {kernel.rows, kernel.cols}, most_cols, threads);
   const int64_t across = ceil_div(d.N, cols), tasks = across * ceil_div(d.M, rows);

@@ -50,10 +50,9 @@ inline constexpr int tile_unroll = 8;
 // How a register tile walks the summed dimension. In a panel or a transpose the rows of A are neighbours
 // (a_row is 1 word); otherwise they are Strided, and their words neighbours (a_step is 1 word). Specialised
 // for panels whose multiply_add makes more of two vectors than products lane by lane.
-template <class Isa, class Panels, int R, bool Strided, bool Copying>
+template <class Isa, class Panels, int R, int Vectors, bool Strided, bool Copying>
 struct TileWalk {
   using V = Vec<Isa>;
-  static constexpr int vectors = Isa::gemm_vectors;
   static constexpr int held = R;                           // rows of sums in registers
   static constexpr int bases = Strided ? (R + 2) / 3 : 1;  // row i is at a[i / 3], 0 to 2 rows on
 
@@ -73,15 +72,15 @@ struct TileWalk {
 
   // Adds the products of the next Words words. The rows of A are asked for a cache line ahead.
   template <int Words>
-  GLADIUS_INLINE void multiply(V (&sums)[held][vectors]) {
+  GLADIUS_INLINE void multiply(V (&sums)[held][Vectors]) {
 #pragma GCC unroll 8
     for (int word = 0; word < Words; ++word) {
-      V columns[vectors];
+      V columns[Vectors];
 #pragma GCC unroll 8
-      for (int j = 0; j < vectors; ++j) columns[j] = load<Isa>(b + j * lanes<Isa>);
+      for (int j = 0; j < Vectors; ++j) columns[j] = load<Isa>(b + j * lanes<Isa>);
       if constexpr (Copying) {
 #pragma GCC unroll 8
-        for (int j = 0; j < vectors; ++j, copy += lanes<Isa>) store<Isa>(copy, columns[j]);
+        for (int j = 0; j < Vectors; ++j, copy += lanes<Isa>) store<Isa>(copy, columns[j]);
       }
       if constexpr (Strided && Words > 1) {
 #pragma GCC unroll 8
@@ -91,7 +90,7 @@ struct TileWalk {
       for (int i = 0; i < R; ++i) {
         const V x(row(i)[Strided ? word : 0]);
 #pragma GCC unroll 8
-        for (int j = 0; j < vectors; ++j) sums[i][j] = Panels::multiply_add(x, columns[j], sums[i][j]);
+        for (int j = 0; j < Vectors; ++j) sums[i][j] = Panels::multiply_add(x, columns[j], sums[i][j]);
       }
       if (!Strided) a[0] += a_step;
       b += b_step;
@@ -103,25 +102,24 @@ struct TileWalk {
   }
 
   // Makes sums[i] row i of the tile.
-  static GLADIUS_INLINE void finish(V (&)[held][vectors]) {}
+  static GLADIUS_INLINE void finish(V (&)[held][Vectors]) {}
 
  private:
   GLADIUS_INLINE const float* row(int i) const { return Strided ? a[i / 3] + i % 3 * a_row : a[0] + i; }
 };
 
-// C[R, gemm_cols] (+)= A·B (+ residual).
-template <class Isa, class Panels, int R, bool Strided, bool Copying>
+// C[R, cols] (+)= A·B (+ residual); cols make Vectors vectors, of which the last need not be full.
+template <class Isa, class Panels, int R, int Vectors, bool Strided, bool Copying>
 struct RegisterTile {
   using V = Vec<Isa>;
-  using Walk = TileWalk<Isa, Panels, R, Strided, Copying>;
-  static constexpr int vectors = Isa::gemm_vectors;
+  using Walk = TileWalk<Isa, Panels, R, Vectors, Strided, Copying>;
 
-  static void run(const TileFactors& f, float* c, int64_t c_stride, TileStore to) {
-    V sums[Walk::held][vectors];
+  static void run(const TileFactors& f, int64_t cols, float* c, int64_t c_stride, TileStore to) {
+    V sums[Walk::held][Vectors];
 #pragma GCC unroll 64
     for (int i = 0; i < Walk::held; ++i)
 #pragma GCC unroll 8
-      for (int j = 0; j < vectors; ++j) sums[i][j] = V(0.0f);
+      for (int j = 0; j < Vectors; ++j) sums[i][j] = V(0.0f);
     Walk walk(f);
     const float *line = c, *ahead = f.ahead ? f.ahead : f.b;  // b: a line that is there anyway
     int64_t p = 0;
@@ -134,24 +132,33 @@ struct RegisterTile {
     }
     for (; p < f.k; ++p) walk.template multiply<1>(sums);
     Walk::finish(sums);
+    if (cols == Vectors * lanes<Isa>)
+      store_sums(sums, lanes<Isa>, c, c_stride, to);
+    else
+      store_sums(sums, cols % lanes<Isa>, c, c_stride, to);
+  }
+
+ private:
+  // `last` elements of each row's last vector.
+  static GLADIUS_INLINE void store_sums(const V (&sums)[Walk::held][Vectors], int64_t last, float* c,
+                                        int64_t c_stride, TileStore to) {
 #pragma GCC unroll 64
     for (int i = 0; i < R; ++i) {
 #pragma GCC unroll 8
-      for (int j = 0; j < vectors; ++j) {
-        const int64_t at = i * c_stride + j * lanes<Isa>;
+      for (int j = 0; j < Vectors; ++j) {
+        const int64_t at = i * c_stride + j * lanes<Isa>, n = j < Vectors - 1 ? lanes<Isa> : last;
         V sum = sums[i][j];
-        if (to.add) sum = sum + load<Isa>(c + at);
-        if (to.residual) sum = sum + load<Isa>(to.residual + at);
-        store<Isa>(c + at, sum);
+        if (to.add) sum = sum + load_upto<Isa>(c + at, n);
+        if (to.residual) sum = sum + load_upto<Isa>(to.residual + at, n);
+        store_upto<Isa>(c + at, sum, n);
       }
     }
   }
 
- private:
   template <bool Write>
   static GLADIUS_INLINE void fetch_line(const float* x) {
 #pragma GCC unroll 8
-    for (int j = 0; j < vectors * lanes<Isa>; j += floats_per_line) {
+    for (int j = 0; j < Vectors * lanes<Isa>; j += floats_per_line) {
       if (Write)
         __builtin_prefetch(x + j, 1);
       else
@@ -160,40 +167,30 @@ struct RegisterTile {
   }
 };
 
-using RegisterTileFunction = void (*)(const TileFactors&, float*, int64_t, TileStore);
+using RegisterTileFunction = void (*)(const TileFactors&, int64_t, float*, int64_t, TileStore);
 
-// register_tiles<Isa, Panels, Strided, Copying>.of_rows[R - 1] computes R rows.
+// register_tiles<Isa, Panels, Strided, Copying>.of[v - 1][R - 1] computes R rows of v vectors.
 template <class Isa>
 struct RegisterTileTable {
-  RegisterTileFunction of_rows[Isa::gemm_rows];
+  RegisterTileFunction of[Isa::gemm_vectors][Isa::gemm_rows];
 };
 template <class Isa, class Panels, bool Strided, bool Copying, size_t... I>
 constexpr RegisterTileTable<Isa> make_register_tiles(std::index_sequence<I...>) {
-  return {{&RegisterTile<Isa, Panels, static_cast<int>(I) + 1, Strided, Copying>::run...}};
+  constexpr size_t rows = Isa::gemm_rows;
+  return {{&RegisterTile<Isa, Panels, static_cast<int>(I % rows) + 1, static_cast<int>(I / rows) + 1, Strided,
+                         Copying>::run...}};
 }
 template <class Isa, class Panels, bool Strided, bool Copying>
-inline constexpr RegisterTileTable<Isa> register_tiles =
-    make_register_tiles<Isa, Panels, Strided, Copying>(std::make_index_sequence<Isa::gemm_rows>());
+inline constexpr RegisterTileTable<Isa> register_tiles = make_register_tiles<Isa, Panels, Strided, Copying>(
+    std::make_index_sequence<size_t{Isa::gemm_vectors} * Isa::gemm_rows>());
 
-// Computes `rows` × `cols` elements of C, at most a register tile. Where they are fewer columns, the tile is
-// computed whole, aside, and its columns within C are copied out: lines of B must be readable as whole ones.
+// Computes `rows` × `cols` elements of C, at most a register tile, by the narrowest tile that does. Lines of
+// B must be readable as whole vectors.
 template <class Isa, class Panels, bool Strided, bool Copying = false>
 GLADIUS_INLINE void multiply_tile(int64_t rows, int64_t cols, const TileFactors& f, float* c,
                                   int64_t c_stride, TileStore to) {
-  constexpr int64_t tile_cols = Isa::gemm_vectors * lanes<Isa>;
-  const RegisterTileFunction multiply = register_tiles<Isa, Panels, Strided, Copying>.of_rows[rows - 1];
-  if (cols == tile_cols) return multiply(f, c, c_stride, to);
-  alignas(64) float whole[Isa::gemm_rows * tile_cols];
-  multiply(f, whole, tile_cols, {false, nullptr});
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = 0; j < cols; ++j) {
-      const int64_t at = i * c_stride + j;
-      float sum = whole[i * tile_cols + j];
-      if (to.add) sum += c[at];
-      if (to.residual) sum += to.residual[at];
-      c[at] = sum;
-    }
-  }
+  const auto& table = register_tiles<Isa, Panels, Strided, Copying>;
+  table.of[(cols - 1) / lanes<Isa>][rows - 1](f, cols, c, c_stride, to);
 }
 
 }  // namespace gladius::cpu

@@ -8,6 +8,9 @@
 //   static constexpr int in_place_rows;    the same for rows that are read where they lie: fewer rows
 //   static constexpr int in_place_vectors; for more columns may be better
 //   static Batch fma(Batch x, Batch y, Batch z);   x * y + z, fused where the CPU can
+// and, where the CPU has instructions for them,
+//   static Batch load_masked(const float* x, int64_t n, Batch rest);   load_first and store_first
+//   static void store_masked(float* y, Batch v, int64_t n);
 //
 // Included only by isa/*.cpp and *-inl.h. Each of those files is compiled with `xsimd` defined as a name of
 // its own, so that helpers that the compiler leaves out of line can never be shared between instruction sets.
@@ -43,18 +46,36 @@ GLADIUS_INLINE void store(float* y, Vec<Isa> v) {
 // Loads the first n < lanes floats; the other lanes hold `rest`.
 template <class Isa>
 GLADIUS_INLINE Vec<Isa> load_first(const float* x, int64_t n, float rest = 0.0f) {
-  alignas(64) float buffer[lanes<Isa>];
-  for (int64_t i = 0; i < lanes<Isa>; ++i) buffer[i] = rest;
-  for (int64_t i = 0; i < n; ++i) buffer[i] = x[i];
-  return Vec<Isa>::load_aligned(buffer);
+  if constexpr (requires { Isa::load_masked(x, n, Vec<Isa>(rest)); }) {
+    return Isa::load_masked(x, n, Vec<Isa>(rest));
+  } else {
+    alignas(64) float buffer[lanes<Isa>];
+    for (int64_t i = 0; i < lanes<Isa>; ++i) buffer[i] = rest;
+    for (int64_t i = 0; i < n; ++i) buffer[i] = x[i];
+    return Vec<Isa>::load_aligned(buffer);
+  }
 }
 
 // Stores the first n < lanes floats.
 template <class Isa>
 GLADIUS_INLINE void store_first(float* y, Vec<Isa> v, int64_t n) {
-  alignas(64) float buffer[lanes<Isa>];
-  v.store_aligned(buffer);
-  for (int64_t i = 0; i < n; ++i) y[i] = buffer[i];
+  if constexpr (requires { Isa::store_masked(y, v, n); }) {
+    Isa::store_masked(y, v, n);
+  } else {
+    alignas(64) float buffer[lanes<Isa>];
+    v.store_aligned(buffer);
+    for (int64_t i = 0; i < n; ++i) y[i] = buffer[i];
+  }
+}
+
+// The same for n <= lanes.
+template <class Isa>
+GLADIUS_INLINE Vec<Isa> load_upto(const float* x, int64_t n) {
+  return n == lanes<Isa> ? load<Isa>(x) : load_first<Isa>(x, n);
+}
+template <class Isa>
+GLADIUS_INLINE void store_upto(float* y, Vec<Isa> v, int64_t n) {
+  n == lanes<Isa> ? store<Isa>(y, v) : store_first<Isa>(y, v, n);
 }
 
 // A vector as the compiler's own type, for the shuffles that xsimd 8.1 does not have on every architecture.
@@ -80,23 +101,31 @@ GLADIUS_INLINE void transpose(RawVector<W>* rows) {
   if constexpr (Step > 1) transpose<W, Word, Step / 2>(rows);
 }
 
-// Sum of the lanes, added as a binary tree.
+// The lanes' sum or the like, taken as a binary tree whose first pairs lie half a vector apart.
+template <int64_t W, class Join, int64_t... I>
+GLADIUS_INLINE float reduce(RawVector<W> v, Join join, std::integer_sequence<int64_t, I...>) {
+  if constexpr (W == 2)
+    return join(v[0], v[1]);
+  else
+    return reduce<W / 2>(
+        join(__builtin_shufflevector(v, v, I...), __builtin_shufflevector(v, v, (I + W / 2)...)), join,
+        std::make_integer_sequence<int64_t, W / 4>());
+}
+template <class Isa, class Join>
+GLADIUS_INLINE float reduce(Vec<Isa> v, Join join) {
+  RawVector<lanes<Isa>> raw;
+  store<Isa>(reinterpret_cast<float*>(&raw), v);
+  return reduce<lanes<Isa>>(raw, join, std::make_integer_sequence<int64_t, lanes<Isa> / 2>());
+}
+
 template <class Isa>
 GLADIUS_INLINE float reduce_add(Vec<Isa> v) {
-  alignas(64) float x[lanes<Isa>];
-  v.store_aligned(x);
-  for (int64_t half = lanes<Isa> / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i) x[i] += x[i + half];
-  return x[0];
+  return reduce<Isa>(v, [](auto x, auto y) { return x + y; });
 }
 
 template <class Isa>
 GLADIUS_INLINE float reduce_max(Vec<Isa> v) {
-  alignas(64) float x[lanes<Isa>];
-  v.store_aligned(x);
-  for (int64_t half = lanes<Isa> / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i) x[i] = x[i] < x[i + half] ? x[i + half] : x[i];
-  return x[0];
+  return reduce<Isa>(v, [](auto x, auto y) { return x < y ? y : x; });
 }
 
 // The floats whose exponent fields are the last 8 bits of x.

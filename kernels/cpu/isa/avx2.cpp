@@ -1,4 +1,6 @@
 // AVX2 with FMA and F16C: Intel since Haswell, AMD since Zen.
+#include <immintrin.h>
+
 #include "kernels/cpu/float_kernels-inl.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/quant_kernels-inl.h"
@@ -11,6 +13,20 @@ struct Avx2 {
   static constexpr int in_place_rows = 6, in_place_vectors = 2;
 
   static GLADIUS_INLINE Vec<Avx2> fma(Vec<Avx2> x, Vec<Avx2> y, Vec<Avx2> z) { return xsimd::fma(x, y, z); }
+
+  static GLADIUS_INLINE Vec<Avx2> load_masked(const float* x, int64_t n, Vec<Avx2> rest) {
+    const __m256i mask = first(n);
+    return _mm256_blendv_ps(rest, _mm256_maskload_ps(x, mask), _mm256_castsi256_ps(mask));
+  }
+  static GLADIUS_INLINE void store_masked(float* y, Vec<Avx2> v, int64_t n) {
+    _mm256_maskstore_ps(y, first(n), v);
+  }
+
+ private:
+  static GLADIUS_INLINE __m256i first(int64_t n) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n)), lane);
+  }
 };
 
 const KernelTable& table_avx2() {

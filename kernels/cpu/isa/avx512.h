@@ -1,5 +1,5 @@
-// What the AVX-512 instruction sets share: their register tile, and the fused multiply-add that xsimd 8.1
-// lacks.
+// What the AVX-512 instruction sets share: their register tile, and the fused multiply-add and masked access
+// that xsimd 8.1 lacks.
 #pragma once
 
 #include <immintrin.h>
@@ -18,6 +18,16 @@ struct Avx512Base {
   static GLADIUS_INLINE Vec<Avx512Base> fma(Vec<Avx512Base> x, Vec<Avx512Base> y, Vec<Avx512Base> z) {
     return _mm512_fmadd_ps(x, y, z);
   }
+
+  static GLADIUS_INLINE Vec<Avx512Base> load_masked(const float* x, int64_t n, Vec<Avx512Base> rest) {
+    return _mm512_mask_loadu_ps(rest, first(n), x);
+  }
+  static GLADIUS_INLINE void store_masked(float* y, Vec<Avx512Base> v, int64_t n) {
+    _mm512_mask_storeu_ps(y, first(n), v);
+  }
+
+ private:
+  static GLADIUS_INLINE __mmask16 first(int64_t n) { return static_cast<__mmask16>((1u << n) - 1); }
 };
 
 }  // namespace gladius::cpu

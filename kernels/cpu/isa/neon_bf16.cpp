@@ -44,10 +44,9 @@ struct Bf16Quads {
 
 // Sums are held as 2 × 2 blocks: those of rows 2i and 2i + 1 in sums[2i] and sums[2i + 1], by turns along the
 // columns. With an odd number of rows the last pair's second word is what follows in memory, its sums unused.
-template <int R>
-struct TileWalk<NeonBf16, Bf16Quads, R, false, false> {
+template <int R, int Vectors>
+struct TileWalk<NeonBf16, Bf16Quads, R, Vectors, false, false> {
   using V = Vec<NeonBf16>;
-  static constexpr int vectors = NeonBf16::gemm_vectors;
   static constexpr int held = (R + 1) / 2 * 2;
 
   const float *a, *b;
@@ -57,18 +56,18 @@ struct TileWalk<NeonBf16, Bf16Quads, R, false, false> {
       : a(f.a), b(f.b), a_step(f.a_step), b_step(f.b_step) {}
 
   template <int Words>
-  GLADIUS_INLINE void multiply(V (&sums)[held][vectors]) {
+  GLADIUS_INLINE void multiply(V (&sums)[held][Vectors]) {
     for (int word = 0; word < Words; ++word, a += a_step, b += b_step) {
-      V columns[2 * vectors];
+      V columns[2 * Vectors];
 #pragma GCC unroll 8
-      for (int j = 0; j < 2 * vectors; ++j) columns[j] = load<NeonBf16>(b + 4 * j);
+      for (int j = 0; j < 2 * Vectors; ++j) columns[j] = load<NeonBf16>(b + 4 * j);
 #pragma GCC unroll 64
       for (int i = 0; i < held; i += 2) {
         // No load before its turn: GCC would load all rows at once and spill sums.
         __asm__ volatile("" ::: "memory");
         const V rows = load<NeonBf16>(a + 2 * i);
 #pragma GCC unroll 8
-        for (int j = 0; j < 2 * vectors; ++j) {
+        for (int j = 0; j < 2 * Vectors; ++j) {
           V& sum = sums[i + j % 2][j / 2];
           sum = Bf16Quads::multiply_add(rows, columns[j], sum);
         }
@@ -76,11 +75,11 @@ struct TileWalk<NeonBf16, Bf16Quads, R, false, false> {
     }
   }
 
-  static GLADIUS_INLINE void finish(V (&sums)[held][vectors]) {
+  static GLADIUS_INLINE void finish(V (&sums)[held][Vectors]) {
 #pragma GCC unroll 64
     for (int i = 0; i < held; i += 2) {
 #pragma GCC unroll 8
-      for (int j = 0; j < vectors; ++j) {
+      for (int j = 0; j < Vectors; ++j) {
         const float64x2_t left = vreinterpretq_f64_f32(sums[i][j]),
                           right = vreinterpretq_f64_f32(sums[i + 1][j]);
         sums[i][j] = vreinterpretq_f32_f64(vzip1q_f64(left, right));
