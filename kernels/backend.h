@@ -51,6 +51,7 @@ struct Epilogue {
 struct WeightView {
   DType dtype;
   const void* data;
+  bool panels = false;  // in the form that Backend::make_panels wrote
 };
 
 // The largest K of matmul_weight: a row converted to another type has to fit a backend's scratch memory.
@@ -138,6 +139,16 @@ class Backend {
   // K at most max_weight_columns. F32 is matmul_nt. Otherwise each row of A is first converted to
   // dtype_info(W.dtype).dot_with, as llama.cpp does; integer products are exact, block sums are F32.
   virtual void matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) = 0;
+
+  // The same values in a form whose products are faster, for a backend that has one. panels_bytes: how many
+  // bytes W[N,K] takes in it, 0 where there is none. make_panels writes them, 64-byte aligned, for this
+  // backend and no other; only matmul_weight reads them.
+  virtual int64_t panels_bytes(DType dtype, int64_t N, int64_t K) const {
+    return (void)dtype, (void)N, (void)K, 0;
+  }
+  virtual void make_panels(DType dtype, int64_t N, int64_t K, const void* rows, void* panels) {
+    (void)dtype, (void)N, (void)K, (void)rows, (void)panels;
+  }
 
   // ---- embedding ----
 

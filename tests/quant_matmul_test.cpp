@@ -14,6 +14,7 @@
 #include "kernels/blocks.h"
 #include "kernels/cpu/isas.h"
 #include "kernels/cpu/quant_backend.h"
+#include "kernels/cpu/quant_panels.h"
 #include "kernels/half.h"
 #include "kernels/reference/quant_dot.h"
 #include "kernels/reference/quantize.h"
@@ -117,11 +118,24 @@ std::vector<float> product(const cpu::Isa& isa, int threads, MatmulDims d, const
   std::copy(A.begin(), A.end(), a.begin() + 1);
   if (start) std::copy_n(start, d.M * d.N, c.begin() + 1);
   const Aligned scratch(cpu::quantized_scratch_bytes(W.dtype(), scratch_rows, d.K));
-  cpu::matmul_quantized(isa.table().q, threads, d, a.data() + 1, W.view(), c.data() + 1,
-                        {.accumulate = start != nullptr, .residual = residual}, scratch.span);
-  CHECK(c.front() == kGuard);
-  CHECK(c.back() == kGuard);
-  return {c.begin() + 1, c.end() - 1};
+  const auto multiply = [&](WeightView view) {
+    cpu::matmul_quantized(isa.table().q, threads, d, a.data() + 1, view, c.data() + 1,
+                          {.accumulate = start != nullptr, .residual = residual}, scratch.span);
+    CHECK(c.front() == kGuard);
+    CHECK(c.back() == kGuard);
+  };
+  multiply(W.view());
+  const std::vector<float> result(c.begin() + 1, c.end() - 1);
+  const int64_t bytes =
+      d.N == 0 ? 0 : (d.N + cpu::panel_rows - 1) / cpu::panel_rows * cpu::panel_bytes(W.dtype(), d.K);
+  if (cpu::panel_block(W.dtype()).lines > 0) {  // the same from panels
+    const Aligned panels(static_cast<size_t>(bytes));
+    cpu::make_panels(isa.table().q, threads, W.dtype(), d.N, d.K, W.data(), panels.span.data());
+    if (start) std::copy_n(start, d.M * d.N, c.begin() + 1);
+    multiply({W.dtype(), panels.span.data(), true});
+    CHECK(std::memcmp(result.data(), c.data() + 1, result.size() * sizeof(float)) == 0);
+  }
+  return result;
 }
 
 bool same_bits(const std::vector<float>& a, const std::vector<float>& b) {

@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/cpu_blocking.h"
 #include "kernels/cpu/quant_backend.h"
+#include "kernels/cpu/quant_panels.h"
 
 namespace gladius {
 namespace cpu {
@@ -47,6 +48,14 @@ void CpuBackend::matmul_weight(MatmulDims d, const float* A, WeightView W, float
   if (W.dtype == DType::F32) return matmul_nt(d, A, static_cast<const float*>(W.data), C, e);
   static_assert(max_activation_row_bytes(max_weight_columns) <= converted_bytes);
   matmul_quantized(table_.q, threads_, d, A, W, C, e, {converted_.data(), converted_bytes});
+}
+
+int64_t CpuBackend::panels_bytes(DType dtype, int64_t N, int64_t K) const {
+  return panel_block(dtype).lines == 0 ? 0 : ceil_div(N, panel_rows) * panel_bytes(dtype, K);
+}
+
+void CpuBackend::make_panels(DType dtype, int64_t N, int64_t K, const void* rows, void* panels) {
+  cpu::make_panels(table_.q, threads_, dtype, N, K, rows, panels);
 }
 
 void CpuBackend::quantize(DType dtype, int64_t rows, int64_t cols, const float* x, const float* importance,

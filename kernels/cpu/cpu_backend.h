@@ -53,6 +53,8 @@ class CpuBackend : public Backend {
   void matmul_nn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override;
   void matmul_tn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override;
   void matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) override;
+  int64_t panels_bytes(DType dtype, int64_t N, int64_t K) const override;
+  void make_panels(DType dtype, int64_t N, int64_t K, const void* rows, void* panels) override;
   void embedding(LossDims d, const int32_t* tokens, WeightView W, float* y) override;
   void embedding_backward(LossDims d, const int32_t* tokens, const float* dy, float* dW,
                           bool accumulate) override;

@@ -40,8 +40,8 @@ struct HalfProduct {
   template <class Widen>
   static GLADIUS_INLINE void run(const TileProduct& t, Widen widen) {
     alignas(64) float w[R][kChunk];
-    alignas(64) float sums[max_tile_activations][R][L];
-    const float* y[max_tile_activations];
+    alignas(64) float sums[max_half_activations][R][L];
+    const float* y[max_half_activations];
     for (int64_t m = 0; m < t.a_rows; ++m) y[m] = reinterpret_cast<const float*>(t.a + m * t.a_stride);
     for (int64_t n = 0; n < t.w_rows; n += R) {
       const int64_t rows = t.w_rows - n < R ? t.w_rows - n : R;

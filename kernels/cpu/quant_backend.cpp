@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "kernels/blocks.h"
+#include "kernels/cpu/quant_panels.h"
 #include "kernels/parallel.h"
 
 namespace gladius::cpu {
@@ -27,7 +28,7 @@ int64_t activation_row_bytes(DType weight, int64_t K) {
       bytes = K + K / kBlock * 12;
       break;
     case DType::Q8_K:
-      bytes = K + K / kSuperBlock * 4 + K / 16 * 4;
+      bytes = K + K / kSuperBlock * 4 + K / 16 * 2 + K / 32 * 2;
       break;
     default:
       break;
@@ -43,7 +44,10 @@ void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, co
                       float* C, Epilogue e, std::span<std::byte> scratch) {
   const bool bf16 = W.dtype == DType::BF16;
   const int64_t a_stride = activation_row_bytes(W.dtype, d.K);
-  const int64_t w_stride = row_bytes(W.dtype, d.K);
+  const bool halves = bf16 || W.dtype == DType::F16;
+  const int64_t most_activations = halves ? max_half_activations : max_tile_activations;
+  const int64_t w_stride = W.panels ? panel_bytes(W.dtype, d.K) : row_bytes(W.dtype, d.K);
+  const int64_t stride_rows = W.panels ? panel_rows : 1;
   const int64_t pass_rows = static_cast<int64_t>(scratch.size()) / a_stride;  // at least 1, says the contract
   const int64_t w_tiles = (d.N + weight_rows_per_tile - 1) / weight_rows_per_tile;
   for (int64_t pass = 0; pass < d.M; pass += pass_rows) {
@@ -55,16 +59,17 @@ void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, co
         bf16 ? kernels.convert_bf16(d.K, x, a) : kernels.convert_activations(W.dtype, d.K, x, a);
       }
     });
-    const int64_t a_tiles = (rows + max_tile_activations - 1) / max_tile_activations;
+    const int64_t a_tiles = (rows + most_activations - 1) / most_activations;
     parallel_tasks(threads, w_tiles * a_tiles, [&](int64_t task, int) {
-      const int64_t n = task / a_tiles * weight_rows_per_tile, m = task % a_tiles * max_tile_activations;
+      const int64_t n = task / a_tiles * weight_rows_per_tile, m = task % a_tiles * most_activations;
       const int64_t offset = (pass + m) * d.N + n;
       const TileProduct tile{.K = d.K,
-                             .w = static_cast<const std::byte*>(W.data) + n * w_stride,
+                             .w = static_cast<const std::byte*>(W.data) + n / stride_rows * w_stride,
                              .w_rows = std::min(weight_rows_per_tile, d.N - n),
                              .w_stride = w_stride,
+                             .panels = W.panels,
                              .a = scratch.data() + m * a_stride,
-                             .a_rows = std::min(max_tile_activations, rows - m),
+                             .a_rows = std::min(most_activations, rows - m),
                              .a_stride = a_stride,
                              .out = C + offset,
                              .ldo = d.N,
@@ -73,6 +78,17 @@ void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, co
       bf16 ? kernels.matmul_bf16(tile) : kernels.matmul_tile(W.dtype, tile);
     });
   }
+}
+
+void make_panels(const QuantKernels& kernels, int threads, DType dtype, int64_t N, int64_t K,
+                 const void* rows, void* panels) {
+  const int64_t bytes = panel_bytes(dtype, K), stride = row_bytes(dtype, K);
+  parallel_ranges(threads, N, weight_rows_per_tile, [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; n += panel_rows)
+      kernels.make_panel(dtype, K, static_cast<const std::byte*>(rows) + n * stride,
+                         std::min(panel_rows, N - n),
+                         static_cast<std::byte*>(panels) + n / panel_rows * bytes);
+  });
 }
 
 void quantize(const QuantKernels& kernels, int threads, DType dtype, int64_t rows, int64_t cols,

@@ -20,6 +20,10 @@ size_t quantized_scratch_bytes(DType weight, int64_t M, int64_t K);
 void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, const float* A, WeightView W,
                       float* C, Epilogue e, std::span<std::byte> scratch);
 
+// Backend::make_panels.
+void make_panels(const QuantKernels& kernels, int threads, DType dtype, int64_t N, int64_t K,
+                 const void* rows, void* panels);
+
 // Backend::quantize.
 void quantize(const QuantKernels& kernels, int threads, DType dtype, int64_t rows, int64_t cols,
               const float* x, const float* importance, void* y);

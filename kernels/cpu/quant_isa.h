@@ -3,12 +3,16 @@
 //   Bytes, Ints, Floats          a register of 4 L bytes, L integers, L floats
 //   load(p), repeat(four_bytes)  4 L bytes from memory; the same four in every lane
 //   Sums, zero(), total(s)       running sums of byte products, and their L totals
-//   dot<is_signed>(s, w, y)      adds the products of bytes, exactly: four neighbours make a lane. w holds
-//                                weight codes, 0 .. 127 or, if is_signed, -128 .. 127, and y activation
-//                                codes, -127 .. 127
+//   dot<is_signed, max_code>(s, w, y, step)   adds the products of bytes, exactly: four neighbours make a
+//                                lane. w holds weight codes, 0 .. max_code or, if is_signed, -128 .. 127, and
+//                                y activation codes, -127 .. 127; step counts the calls from zero() on, up to
+//                                8
+//   unsigned_only                is_signed is slow: 128 is better added to the codes before
+//   add_pairs(sum, w, y)         sum + the products of the halves of w's lanes and of y, as 16-bit integers
 //   multiply(x, y), sum(x)       of L integers
 //   from_f16(p), from_bf16(p)    L halves as floats, exact
-//   panel_step                   consecutive elements of one row in a panel (quant_matmul-inl.h)
+//   tile_vectors, tile_activations   the tile of sums in registers, of a product with many activations
+//   pairs_rows, two_rows<units>  its sums by products of pairs of rows instead of dot
 #pragma once
 
 namespace gladius::cpu {

@@ -16,7 +16,8 @@ struct QuantNeon {
   using Bytes = int8x16_t;
   using Ints = int32x4_t;
   using Floats = float32x4_t;
-  static constexpr int panel_step = 4;
+  static constexpr bool unsigned_only = false, pairs_rows = false;
+  static constexpr int tile_vectors = 2, tile_activations = 4;
 
   static GLADIUS_INLINE Bytes load(const int8_t* p) { return vld1q_s8(p); }
   static GLADIUS_INLINE Bytes repeat(int32_t four_bytes) {
@@ -24,6 +25,11 @@ struct QuantNeon {
   }
   static GLADIUS_INLINE Ints multiply(Ints x, Ints y) { return vmulq_s32(x, y); }
   static GLADIUS_INLINE int32_t sum(Ints x) { return vaddvq_s32(x); }
+  static GLADIUS_INLINE Ints add_pairs(Ints sum, Ints w, int32_t y) {
+    const int16x8_t pairs = vreinterpretq_s16_s32(w), both = vreinterpretq_s16_s32(vdupq_n_s32(y));
+    return vaddq_s32(
+        sum, vpaddq_s32(vmull_s16(vget_low_s16(pairs), vget_low_s16(both)), vmull_high_s16(pairs, both)));
+  }
   static GLADIUS_INLINE Floats from_f16(const uint16_t* p) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));
   }
@@ -39,10 +45,10 @@ struct QuantIsa<struct Neon> : QuantNeon<QuantIsa<struct Neon>> {
     int32x4_t low, high;
   };
   static GLADIUS_INLINE Sums zero() { return {vdupq_n_s32(0), vdupq_n_s32(0)}; }
-  template <bool is_signed>
-  static GLADIUS_INLINE Sums dot(Sums s, Bytes w, Bytes y) {
-    return {vpadalq_s16(s.low, vmull_s8(vget_low_s8(w), vget_low_s8(y))),
-            vpadalq_s16(s.high, vmull_high_s8(w, y))};
+  template <bool is_signed, int max_code>
+  static GLADIUS_INLINE void dot(Sums& s, Bytes w, Bytes y, int) {
+    s.low = vpadalq_s16(s.low, vmull_s8(vget_low_s8(w), vget_low_s8(y)));
+    s.high = vpadalq_s16(s.high, vmull_high_s8(w, y));
   }
   static GLADIUS_INLINE Ints total(Sums s) { return vpaddq_s32(s.low, s.high); }
 };
@@ -52,9 +58,9 @@ template <class Self>
 struct QuantNeonDotprod : QuantNeon<Self> {
   using Sums = int32x4_t;
   static GLADIUS_INLINE Sums zero() { return vdupq_n_s32(0); }
-  template <bool is_signed>
-  static GLADIUS_INLINE Sums dot(Sums s, int8x16_t w, int8x16_t y) {
-    return vdotq_s32(s, w, y);
+  template <bool is_signed, int max_code>
+  static GLADIUS_INLINE void dot(Sums& s, int8x16_t w, int8x16_t y, int) {
+    s = vdotq_s32(s, w, y);
   }
   static GLADIUS_INLINE int32x4_t total(Sums s) { return s; }
 };
@@ -64,20 +70,24 @@ struct QuantIsa<struct NeonDotprod> : QuantNeonDotprod<QuantIsa<struct NeonDotpr
 #endif
 
 #ifdef __ARM_FEATURE_MATMUL_INT8
-// Panels of steps of 8 elements: smmla multiplies two rows of 8 bytes by two others into a 2 × 2 matrix.
+// smmla multiplies two rows of 8 bytes by two others into a 2 × 2 matrix.
 template <>
 struct QuantIsa<struct NeonI8mm> : QuantNeonDotprod<QuantIsa<struct NeonI8mm>> {
-  static constexpr int panel_step = 8;
+  static constexpr bool pairs_rows = true;
 
-  // The sums of panel_sums (quant_matmul-inl.h) for two activation rows.
-  template <int length>
-  static GLADIUS_INLINE void two_rows(const int8_t* panel, const int8_t* y0, const int8_t* y1, Ints& sums0,
-                                      Ints& sums1) {
+  // The sums of `units` times four products of four weight rows, whose codes lie in a vector of fours every
+  // `stride` bytes, and two activations.
+  template <int units>
+  static GLADIUS_INLINE void two_rows(const int8_t* w, int64_t stride, const int8_t* y0, const int8_t* y1,
+                                      Ints& sums0, Ints& sums1) {
     int32x4_t first = vdupq_n_s32(0), second = vdupq_n_s32(0);  // weight rows 0, 1 and 2, 3
-    for (int k = 0; k < length; k += panel_step) {
-      const int8x16_t y = vcombine_s8(vld1_s8(y0 + k), vld1_s8(y1 + k));
-      first = vmmlaq_s32(first, vld1q_s8(panel + 4 * k), y);
-      second = vmmlaq_s32(second, vld1q_s8(panel + 4 * k + 16), y);
+#pragma GCC unroll 8
+    for (int u = 0; u < units; u += 2) {
+      const int32x4_t a = vreinterpretq_s32_s8(vld1q_s8(w + u * stride)),
+                      b = vreinterpretq_s32_s8(vld1q_s8(w + (u + 1) * stride));
+      const int8x16_t y = vcombine_s8(vld1_s8(y0 + 4 * u), vld1_s8(y1 + 4 * u));
+      first = vmmlaq_s32(first, vreinterpretq_s8_s32(vzip1q_s32(a, b)), y);
+      second = vmmlaq_s32(second, vreinterpretq_s8_s32(vzip2q_s32(a, b)), y);
     }
     sums0 = vuzp1q_s32(first, second);
     sums1 = vuzp2q_s32(first, second);

@@ -10,6 +10,10 @@
 
 namespace gladius::cpu {
 
+// Sums of two products of a code, 0 .. max_code, and an activation's that are sure to fit into 16 bits.
+template <int max_code>
+inline constexpr int most_narrow_sums = 32767 / (2 * 127 * max_code);
+
 template <>
 struct QuantIsa<struct Sse2> {
   using Bytes = __m128i;
@@ -19,7 +23,8 @@ struct QuantIsa<struct Sse2> {
   struct Sums {
     __m128i low, high;
   };
-  static constexpr int panel_step = 4;
+  static constexpr bool unsigned_only = false, pairs_rows = false;
+  static constexpr int tile_vectors = 1, tile_activations = 2;
 
   static GLADIUS_INLINE Bytes load(const int8_t* p) {
     return _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
@@ -27,12 +32,15 @@ struct QuantIsa<struct Sse2> {
   static GLADIUS_INLINE Bytes repeat(int32_t four_bytes) { return _mm_set1_epi32(four_bytes); }
   static GLADIUS_INLINE Sums zero() { return {_mm_setzero_si128(), _mm_setzero_si128()}; }
 
-  template <bool is_signed>
-  static GLADIUS_INLINE Sums dot(Sums s, Bytes w, Bytes y) {
+  template <bool is_signed, int max_code>
+  static GLADIUS_INLINE void dot(Sums& s, Bytes w, Bytes y, int) {
     const auto low = [](Bytes b) { return _mm_srai_epi16(_mm_unpacklo_epi8(b, b), 8); };  // sign-extended
     const auto high = [](Bytes b) { return _mm_srai_epi16(_mm_unpackhi_epi8(b, b), 8); };
-    return {_mm_add_epi32(s.low, _mm_madd_epi16(low(w), low(y))),
-            _mm_add_epi32(s.high, _mm_madd_epi16(high(w), high(y)))};
+    s.low = _mm_add_epi32(s.low, _mm_madd_epi16(low(w), low(y)));
+    s.high = _mm_add_epi32(s.high, _mm_madd_epi16(high(w), high(y)));
+  }
+  static GLADIUS_INLINE Ints add_pairs(Ints sum, Ints w, int32_t y) {
+    return _mm_add_epi32(sum, _mm_madd_epi16(w, _mm_set1_epi32(y)));
   }
 
   static GLADIUS_INLINE Ints total(Sums s) {
@@ -78,27 +86,38 @@ struct QuantIsa<struct Avx2> {
   using Bytes = __m256i;
   using Ints = __m256i;
   using Floats = __m256;
-  using Sums = __m256i;
-  static constexpr int panel_step = 4;
+  // `narrow`: sums of 16 bits, which are added to `wide` before they could be too large.
+  struct Sums {
+    __m256i narrow, wide;
+  };
+  static constexpr bool unsigned_only = false, pairs_rows = false;
+  static constexpr int tile_vectors = 2, tile_activations = 2;
 
   static GLADIUS_INLINE Bytes load(const int8_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
   }
   static GLADIUS_INLINE Bytes repeat(int32_t four_bytes) { return _mm256_set1_epi32(four_bytes); }
-  static GLADIUS_INLINE Sums zero() { return _mm256_setzero_si256(); }
+  static GLADIUS_INLINE Sums zero() { return {_mm256_setzero_si256(), _mm256_setzero_si256()}; }
 
   // vpmaddubsw adds two products of an unsigned and a signed byte in 16 bits with saturation: 2 * 128 * 127
   // fits. Where codes are signed, their sign moves to the activation.
-  template <bool is_signed>
-  static GLADIUS_INLINE Sums dot(Sums s, Bytes w, Bytes y) {
+  template <bool is_signed, int max_code>
+  static GLADIUS_INLINE void dot(Sums& s, Bytes w, Bytes y, int step) {
     if constexpr (is_signed) {
       y = _mm256_sign_epi8(y, w);
       w = _mm256_abs_epi8(w);
     }
-    return _mm256_add_epi32(s, _mm256_madd_epi16(_mm256_maddubs_epi16(w, y), _mm256_set1_epi16(1)));
+    const __m256i products = _mm256_maddubs_epi16(w, y);
+    if (step > 0 && step % most_narrow_sums<max_code> == 0)
+      s = {products, widened(s)};
+    else
+      s.narrow = _mm256_add_epi16(s.narrow, products);
+  }
+  static GLADIUS_INLINE Ints total(Sums s) { return widened(s); }
+  static GLADIUS_INLINE Ints add_pairs(Ints sum, Ints w, int32_t y) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(w, _mm256_set1_epi32(y)));
   }
 
-  static GLADIUS_INLINE Ints total(Sums s) { return s; }
   static GLADIUS_INLINE Ints multiply(Ints x, Ints y) { return _mm256_mullo_epi32(x, y); }
   static GLADIUS_INLINE int32_t sum(Ints v) {
     __m128i x = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
@@ -113,6 +132,11 @@ struct QuantIsa<struct Avx2> {
     const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
   }
+
+ private:
+  static GLADIUS_INLINE __m256i widened(Sums s) {
+    return _mm256_add_epi32(s.wide, _mm256_madd_epi16(s.narrow, _mm256_set1_epi16(1)));
+  }
 };
 #endif
 
@@ -123,23 +147,20 @@ struct QuantAvx512 {
   using Bytes = __m512i;
   using Ints = __m512i;
   using Floats = __m512;
-  using Sums = __m512i;
-  static constexpr int panel_step = 4;
+  static constexpr bool pairs_rows = false;
+  static constexpr int tile_vectors = 2, tile_activations = 6;
 
   static GLADIUS_INLINE Bytes load(const int8_t* p) { return _mm512_loadu_si512(p); }
   static GLADIUS_INLINE Bytes repeat(int32_t four_bytes) { return _mm512_set1_epi32(four_bytes); }
-  static GLADIUS_INLINE Sums zero() { return _mm512_setzero_si512(); }
-
-  template <bool is_signed>
-  static GLADIUS_INLINE Sums dot(Sums s, Bytes w, Bytes y) {
+  template <bool is_signed, int max_code, class Sums>
+  static GLADIUS_INLINE void dot(Sums& s, Bytes w, Bytes y, int step) {
     if constexpr (is_signed) {
       y = _mm512_mask_sub_epi8(y, _mm512_movepi8_mask(w), _mm512_setzero_si512(), y);
       w = _mm512_abs_epi8(w);
     }
-    return Self::add_products(s, w, y);
+    Self::template add_products<max_code>(s, w, y, step);
   }
 
-  static GLADIUS_INLINE Ints total(Sums s) { return s; }
   static GLADIUS_INLINE Ints multiply(Ints x, Ints y) { return _mm512_mullo_epi32(x, y); }
   static GLADIUS_INLINE int32_t sum(Ints x) { return _mm512_reduce_add_epi32(x); }
 
@@ -154,8 +175,25 @@ struct QuantAvx512 {
 
 template <>
 struct QuantIsa<struct Avx512> : QuantAvx512<QuantIsa<struct Avx512>> {
-  static GLADIUS_INLINE __m512i add_products(__m512i s, __m512i w, __m512i y) {
-    return _mm512_add_epi32(s, _mm512_madd_epi16(_mm512_maddubs_epi16(w, y), _mm512_set1_epi16(1)));
+  struct Sums {  // as those of AVX2
+    __m512i narrow, wide;
+  };
+  static constexpr bool unsigned_only = false;
+
+  static GLADIUS_INLINE Sums zero() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
+  template <int max_code>
+  static GLADIUS_INLINE void add_products(Sums& s, __m512i w, __m512i y, int step) {
+    const __m512i products = _mm512_maddubs_epi16(w, y);
+    if (step > 0 && step % most_narrow_sums<max_code> == 0)
+      s = {products, total(s)};
+    else
+      s.narrow = _mm512_add_epi16(s.narrow, products);
+  }
+  static GLADIUS_INLINE Ints total(Sums s) {
+    return _mm512_add_epi32(s.wide, _mm512_madd_epi16(s.narrow, _mm512_set1_epi16(1)));
+  }
+  static GLADIUS_INLINE Ints add_pairs(Ints sum, Ints w, int32_t y) {
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(w, _mm512_set1_epi32(y)));
   }
 };
 #endif
@@ -163,8 +201,17 @@ struct QuantIsa<struct Avx512> : QuantAvx512<QuantIsa<struct Avx512>> {
 #ifdef __AVX512VNNI__
 template <>
 struct QuantIsa<struct Avx512Vnni> : QuantAvx512<QuantIsa<struct Avx512Vnni>> {
-  static GLADIUS_INLINE __m512i add_products(__m512i s, __m512i w, __m512i y) {
-    return _mm512_dpbusd_epi32(s, w, y);
+  using Sums = __m512i;
+  static constexpr bool unsigned_only = true;
+
+  static GLADIUS_INLINE Sums zero() { return _mm512_setzero_si512(); }
+  template <int>
+  static GLADIUS_INLINE void add_products(Sums& s, __m512i w, __m512i y, int) {
+    s = _mm512_dpbusd_epi32(s, w, y);
+  }
+  static GLADIUS_INLINE Ints total(Sums s) { return s; }
+  static GLADIUS_INLINE Ints add_pairs(Ints sum, Ints w, int32_t y) {
+    return _mm512_dpwssd_epi32(sum, w, _mm512_set1_epi32(y));
   }
 };
 #endif

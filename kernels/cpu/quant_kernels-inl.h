@@ -37,34 +37,65 @@ struct QuantTable {
     }
   }
 
+  static void make_panel(DType weight, int64_t K, const std::byte* rows, int64_t w_rows, std::byte* panel) {
+    switch (weight) {
+      case DType::Q4_0:
+        PanelWriter<Isa, DType::Q4_0>::panel(K, rows, w_rows, panel);
+        break;
+      case DType::Q4_1:
+        PanelWriter<Isa, DType::Q4_1>::panel(K, rows, w_rows, panel);
+        break;
+      case DType::Q5_0:
+        PanelWriter<Isa, DType::Q5_0>::panel(K, rows, w_rows, panel);
+        break;
+      case DType::Q5_1:
+        PanelWriter<Isa, DType::Q5_1>::panel(K, rows, w_rows, panel);
+        break;
+      case DType::Q8_0:
+        PanelWriter<Isa, DType::Q8_0>::panel(K, rows, w_rows, panel);
+        break;
+      case DType::Q4_K:
+        PanelWriter<Isa, DType::Q4_K>::panel(K, rows, w_rows, panel);
+        break;
+      case DType::Q5_K:
+        PanelWriter<Isa, DType::Q5_K>::panel(K, rows, w_rows, panel);
+        break;
+      case DType::Q6_K:
+        PanelWriter<Isa, DType::Q6_K>::panel(K, rows, w_rows, panel);
+        break;
+      default:
+        break;
+    }
+  }
+
   static void matmul_tile(DType weight, const TileProduct& t) {
     switch (weight) {
       case DType::F16:
         HalfProduct<Isa>::run_f16(t);
         break;
       case DType::Q4_0:
-        QuantProduct<Isa, DType::Q4_0>::run(t);
+        PanelProduct<Isa, DType::Q4_0>::run(t);
         break;
       case DType::Q4_1:
-        QuantProduct<Isa, DType::Q4_1>::run(t);
+        PanelProduct<Isa, DType::Q4_1>::run(t);
         break;
       case DType::Q5_0:
-        QuantProduct<Isa, DType::Q5_0>::run(t);
+        PanelProduct<Isa, DType::Q5_0>::run(t);
         break;
       case DType::Q5_1:
-        QuantProduct<Isa, DType::Q5_1>::run(t);
+        PanelProduct<Isa, DType::Q5_1>::run(t);
         break;
       case DType::Q8_0:
-        QuantProduct<Isa, DType::Q8_0>::run(t);
+        PanelProduct<Isa, DType::Q8_0>::run(t);
         break;
       case DType::Q4_K:
-        QuantProduct<Isa, DType::Q4_K>::run(t);
+        PanelProduct<Isa, DType::Q4_K>::run(t);
         break;
       case DType::Q5_K:
-        QuantProduct<Isa, DType::Q5_K>::run(t);
+        PanelProduct<Isa, DType::Q5_K>::run(t);
         break;
       case DType::Q6_K:
-        QuantProduct<Isa, DType::Q6_K>::run(t);
+        PanelProduct<Isa, DType::Q6_K>::run(t);
         break;
       default:
         break;
@@ -78,6 +109,7 @@ QuantKernels make_quant_kernels() {
           .dequantize_row = QuantRows<Isa>::dequantize_row,
           .convert_activations = QuantRows<Isa>::convert_activations,
           .matmul_tile = QuantTable<Isa>::matmul_tile,
+          .make_panel = QuantTable<Isa>::make_panel,
           .convert_bf16 = QuantRows<Isa>::convert_bf16,
           .matmul_bf16 = HalfProduct<Isa>::run_bf16};
 }

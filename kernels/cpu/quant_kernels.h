@@ -9,16 +9,17 @@
 
 namespace gladius::cpu {
 
-// Rows of activations that one call of a tile product may take.
-inline constexpr int64_t max_tile_activations = 64;
+// Rows of activations that one call of a tile product may take: for quantised weights, and for halves.
+inline constexpr int64_t max_tile_activations = 512, max_half_activations = 64;
 
 // out[m, n] = (sum over k of a[m, k] * w[n, k]) + (out[m, n] if accumulate) + (residual[m, n] if residual).
 struct TileProduct {
   int64_t K;           // a multiple of the weight's block size
   const std::byte* w;  // w_rows rows of the weight
   int64_t w_rows;
-  int64_t w_stride;    // bytes from one to the next: row_bytes(weight, K)
-  const std::byte* a;  // a_rows <= max_tile_activations converted rows, 64-byte aligned
+  int64_t w_stride;    // bytes from one to the next: row_bytes(weight, K), or panel_bytes(weight, K)
+  bool panels;         // w is in panels, w_rows starting one
+  const std::byte* a;  // at most so many converted rows, 64-byte aligned
   int64_t a_rows;
   int64_t a_stride;  // bytes from one to the next: activation_row_bytes(weight, K)
   float* out;        // [a_rows, w_rows]
@@ -29,8 +30,8 @@ struct TileProduct {
 
 // Bytes of one activation row converted for a weight of type `weight`: an odd multiple of 64, so that rows of
 // a tile do not compete for the same cache sets. Quantised weights: K int8 codes, then floats d (one a
-// block), floats s (Q8_1 only, one a block), int32 sums of codes (one for 16 elements where the weight is
-// Q6_K, else for 32); the values are those of the blocks of dtype_info(weight).dot_with. F16 and BF16: K
+// block), int32 sums of a block's codes and floats s (Q8_1 only) or, for super-blocks, int16 sums of 16 and
+// of 32 codes; the values are those of the blocks of dtype_info(weight).dot_with. F16 and BF16: K
 // floats rounded to that type (an instruction set with BF16 products may keep 16-bit values instead), padded
 // with zeros.
 int64_t activation_row_bytes(DType weight, int64_t K);
@@ -48,7 +49,10 @@ struct QuantKernels {
   void (*convert_activations)(DType weight, int64_t K, const float* x, std::byte* a);
   // A tile of the product with such a weight. The result does not depend on how rows are grouped into tiles.
   void (*matmul_tile)(DType weight, const TileProduct& tile);
-  // The same two for BF16 weights.
+  // Panel (quant_panels.h) of w_rows <= panel_rows rows of K elements, row_bytes apart; missing ones are
+  // zeros.
+  void (*make_panel)(DType weight, int64_t K, const std::byte* rows, int64_t w_rows, std::byte* panel);
+  // convert_activations and matmul_tile for BF16 weights.
   void (*convert_bf16)(int64_t K, const float* x, std::byte* a);
   void (*matmul_bf16)(const TileProduct& tile);
 };

@@ -1,8 +1,9 @@
 // Products with quantised weights. Sums of products of codes are exact integers; blocks are added in order in
-// float32, as reference::dot_row defines, so that both ways below, and all instruction sets, give the same
+// float32, as reference::dot_row defines, so that all ways below, and all instruction sets, give the same
 // bits:
-//   rows    few activations (a token being generated): a weight row's codes are multiplied with each in place
-//   panels  more: L weight rows (L lanes of an instruction set) are interleaved: a sum ends up in each lane
+//   rows    a few activations by weights as they lie in a file: a row's codes are multiplied in place
+//   few     a few activations by panels (quant_panels.h), whose codes are unpacked in registers
+//   many    more: codes are unpacked once, for all activations; where weights are rows, by way of panels
 #pragma once
 
 #include <cstdint>
@@ -12,282 +13,356 @@
 #include "kernels/cpu/quant_formats-inl.h"
 #include "kernels/cpu/quant_isa.h"
 #include "kernels/cpu/quant_kernels.h"
+#include "kernels/cpu/quant_panels-inl.h"
+#include "kernels/cpu/quant_row_product-inl.h"
 #include "kernels/cpu/quant_rows-inl.h"
 #include "kernels/cpu/simd.h"
 
 namespace gladius::cpu {
 
-template <class Isa>
-using IntVec = xsimd::batch<int32_t, typename Isa::Arch>;
-
-// Stores sums[r] of a tile's activation m and weight rows n + r, with what the tile adds to them.
-template <class Isa>
-GLADIUS_INLINE void store_sums(const TileProduct& t, int64_t m, int64_t n, int64_t rows, const float* sums) {
-  float* out = t.out + m * t.ldo + n;
-  for (int64_t r = 0; r < rows; ++r) {
-    float v = sums[r];
-    if (t.accumulate) v += out[r];
-    if (t.residual) v += t.residual[m * t.ldo + n + r];
-    out[r] = v;
-  }
-}
-
 template <class Isa, DType type>
-struct QuantProduct {
+struct PanelProduct {
   using F = Format<type>;
   using Q = QuantIsa<Isa>;
   using V = Vec<Isa>;
   using I = IntVec<Isa>;
+  using Bytes = typename Q::Bytes;
+  using Sums = typename Q::Sums;
   using Row = ActivationRow<Isa, type, const std::byte>;
+  using Codes = PanelCodes<type>;
+  using Factors = PanelFactors<Isa, type>;
+  using Block = typename F::Block;
   static constexpr int L = static_cast<int>(lanes<Isa>);
+  static constexpr int vectors = static_cast<int>(panel_rows) / L;  // of a panel
+  using Line = WordVector<4 * L>;
 
-  static GLADIUS_INLINE Row activation(const TileProduct& t, int64_t m) {
+  // Signed codes may be made unsigned by adding 128.
+  static constexpr bool offset = F::is_signed && Q::unsigned_only;
+  static constexpr int zero = offset ? 128 : F::zero;
+  static constexpr int groups = F::size / F::group, units = F::group / 4;  // of a block, of a group
+
+  static GLADIUS_INLINE Bytes four_codes(const Row& y, int64_t k) {
+    int32_t four;
+    std::memcpy(&four, y.codes + k, 4);
+    return Q::repeat(four);
+  }
+  static GLADIUS_INLINE void dot(Sums& sum, Bytes w, Bytes y, int step) {
+    Q::template dot<F::is_signed && !offset, Codes::max_code>(sum, w, y, step);
+  }
+  static GLADIUS_INLINE Bytes bytes_of(const Line& line) { return reinterpret_cast<Bytes>(line); }
+  static GLADIUS_INLINE V to_float(I x) { return xsimd::to_float(x); }
+
+  // Step `step` of a stage of vector v of a panel.
+  static GLADIUS_INLINE void read(const uint8_t* lines, int v, int stage, int step, Line* codes) {
+    Codes::template read<Line>(
+        stage, step,
+        [=](int line) __attribute__((always_inline)) {
+          Line x;
+          std::memcpy(&x, lines + (line * vectors + v) * 4 * L, sizeof(x));
+          return x;
+        },
+        codes);
+    if constexpr (offset)
+      for (int part = 0; part < Codes::parts; ++part) codes[part] ^= 0x80808080;
+  }
+
+  // The sum over a super-block's groups of scale times sum of codes. It is exact in float, too, where each
+  // half stays below 2^24: 4 * 32 * 31 * 63 * 127 for Q5_K, by whole numbers at every step.
+  struct Total {
+    static constexpr bool in_float = F::has_min;
+    std::conditional_t<in_float, V, I> halves[in_float ? 2 : 1];
+
+    GLADIUS_INLINE void clear() {
+      for (auto& half : halves) half = std::remove_reference_t<decltype(half)>(0);
+    }
+    GLADIUS_INLINE void add(int group, I sum, const typename Factors::Scale* scale) {
+      if constexpr (in_float) {
+        V& half = halves[group / (groups / 2)];
+        half = Isa::fma(to_float(sum), load<Isa>(scale), half);
+      } else {
+        halves[0] = halves[0] + I(Q::multiply(sum, I::load_aligned(scale)));
+      }
+    }
+  };
+
+  // sum + the product of a super-block, rows from `lane` on.
+  static GLADIUS_INLINE V finish(V sum, const Total& total, const Factors& f, int lane, const Row& y,
+                                 int64_t block) {
+    I offsets(0);
+    for (int pair = 0; pair < groups / 2; ++pair)
+      offsets = I(
+          Q::add_pairs(offsets, I::load_aligned(f.pairs[pair] + lane), y.pairs[block * (groups / 2) + pair]));
+    const V dy(y.d[block]), scale = load<Isa>(f.d + lane) * dy;
+    if constexpr (F::has_min) {
+      const V product = scale * (total.halves[0] + total.halves[1]);
+      return sum + (product - load<Isa>(f.m + lane) * dy * to_float(offsets));
+    } else {
+      return sum + scale * to_float(total.halves[0] - I(Q::multiply(offsets, I(F::zero))));
+    }
+  }
+  // The same for a simple block, whose sum of codes is `total`.
+  static GLADIUS_INLINE V finish(V sum, I total, const Factors& f, int lane, const Row& y, int64_t block) {
+    if constexpr (zero != 0) total = total - I(zero * y.sums[block]);
+    V product = load<Isa>(f.d + lane) * V(y.d[block]) * to_float(total);
+    if constexpr (F::has_min) product = product + load<Isa>(f.m + lane) * V(y.s[block]);
+    return sum + product;
+  }
+
+  // ---- few ----
+
+  // Adds the products of vector v of a block of a panel with M activations.
+  template <int M>
+  static GLADIUS_INLINE void add_block(const uint8_t* lines, const Factors& f, int v, const Row* y,
+                                       int64_t block, V* sums) {
+    Total totals[M];
+    I simple[M];
+    for (int m = 0; m < M; ++m) totals[m].clear(), simple[m] = I(0);
+#pragma GCC unroll 4
+    for (int stage = 0; stage < Codes::stages; ++stage) {
+      Sums s[M][Codes::parts];
+#pragma GCC unroll 4
+      for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+        for (int part = 0; part < Codes::parts; ++part) s[m][part] = Q::zero();
+#pragma GCC unroll 8
+      for (int step = 0; step < Codes::steps; ++step) {
+        Line codes[Codes::parts];
+        read(lines, v, stage, step, codes);
+#pragma GCC unroll 4
+        for (int part = 0; part < Codes::parts; ++part)
+#pragma GCC unroll 4
+          for (int m = 0; m < M; ++m)
+            dot(s[m][part], bytes_of(codes[part]),
+                four_codes(y[m], block * F::size + 4 * Codes::unit(stage, part, step)), step);
+      }
+#pragma GCC unroll 4
+      for (int part = 0; part < Codes::parts; ++part)
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) {
+          const int group = Codes::group(stage, part);
+          if constexpr (F::super)
+            totals[m].add(group, I(Q::total(s[m][part])), f.scales[group] + v * L);
+          else
+            simple[m] = simple[m] + I(Q::total(s[m][part]));
+        }
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) {
+      if constexpr (F::super)
+        sums[m] = finish(sums[m], totals[m], f, v * L, y[m], block);
+      else
+        sums[m] = finish(sums[m], simple[m], f, v * L, y[m], block);
+    }
+  }
+
+  // M activations from m on; of the last one again where there are fewer.
+  template <int M>
+  static void few(const TileProduct& t, int64_t first) {
+    Row y[M];
+    for (int m = 0; m < M; ++m) y[m] = row(t, first + m < t.a_rows ? first + m : t.a_rows - 1);
+    for (int64_t n = 0; n < t.w_rows; n += panel_rows) {
+      const auto* panel = reinterpret_cast<const uint8_t*>(t.w) + n / panel_rows * t.w_stride;
+      const uint8_t* lines = panel + panel_lines_at(type, t.K);
+      V sums[vectors][M];
+      for (int v = 0; v < vectors; ++v)
+        for (int m = 0; m < M; ++m) sums[v][m] = V(0.0f);
+      for (int64_t block = 0; block < t.K / F::size; ++block) {
+        Factors f;
+        f.read(panel + block * panel_block(type).head);
+        const uint8_t* from = lines + block * panel_block(type).lines;
+#pragma GCC unroll 4
+        for (int v = 0; v < vectors; ++v) add_block<M>(from, f, v, y, block, sums[v]);
+      }
+      const int64_t rows = t.w_rows - n < panel_rows ? t.w_rows - n : panel_rows;
+      for (int m = 0; m < M && first + m < t.a_rows; ++m) {
+        alignas(64) float out[panel_rows];
+        for (int v = 0; v < vectors; ++v) store<Isa>(out + v * L, sums[v][m]);
+        store_sums<Isa>(t, first + m, n, rows, out);
+      }
+    }
+  }
+
+  static GLADIUS_INLINE Row row(const TileProduct& t, int64_t m) {
     return Row::at(t.a + m * t.a_stride, t.K);
   }
 
-  // ---- rows ----
+  // ---- many ----
 
-  // Products of 4 L neighbouring codes, added in fours.
-  static GLADIUS_INLINE I products(const int8_t* w, const int8_t* y) {
-    return Q::total(Q::template dot<F::is_signed>(Q::zero(), Q::load(w), Q::load(y)));
-  }
+  static constexpr int W = Q::tile_vectors, R = W * L;  // vectors and rows of a tile
+  static constexpr int panels = R > panel_rows ? R / static_cast<int>(panel_rows) : 1;  // that a tile is in
+  static constexpr int chunk_blocks = kChunk / F::size;
 
-  // Eight numbers from memory.
-  template <class Vector, class T>
-  static GLADIUS_INLINE void load_eight(const T* p, Vector& v) {
-    std::memcpy(&v, p, sizeof(v));
-  }
-
-  // v[b][0] + ... + v[b][7] for eight b: neighbours are added across two vectors at a time, which leaves the
-  // eight sums in order in one.
-  static GLADIUS_INLINE void sum_eights(const Ints32* v, Ints32& sums) {
-    const auto halve = [](const Ints32& x, const Ints32& y, Ints32& sum) __attribute__((always_inline)) {
-      sum = __builtin_shufflevector(x, y, 0, 2, 8, 10, 4, 6, 12, 14) +
-            __builtin_shufflevector(x, y, 1, 3, 9, 11, 5, 7, 13, 15);
-    };
-    Ints32 pairs[4], fours[2];
-    for (int i = 0; i < 4; ++i) halve(v[2 * i], v[2 * i + 1], pairs[i]);
-    for (int i = 0; i < 2; ++i) halve(pairs[2 * i], pairs[2 * i + 1], fours[i]);
-    sums = __builtin_shufflevector(fours[0], fours[1], 0, 1, 2, 3, 8, 9, 10, 11) +
-           __builtin_shufflevector(fours[0], fours[1], 4, 5, 6, 7, 12, 13, 14, 15);
-  }
-
-  // sum + the products of B (1 or 8) blocks, from block b of the chunk and block `first` of the activation
-  // on.
-  template <int B>
-  static GLADIUS_INLINE float add_blocks(float sum, const Chunk<Isa>& c, int b, const Row& y, int64_t first) {
-    alignas(64) Ints32 v[B < 2 ? 2 : B];  // a vector may hold two blocks
-    for (int i = 0; i < B * F::size; i += 4 * L)
-      products(c.codes + b * F::size + i, y.codes + first * F::size + i)
-          .store_aligned(reinterpret_cast<int32_t*>(v) + i / 4);
-    Ints32 sums{};
-    if constexpr (B == 8) {
-      sum_eights(v, sums);
-    } else {
-      for (int i = 0; i < 8; ++i) sums[0] += v[0][i];
-    }
-    if constexpr (B == 1) {
-      const int32_t s = sums[0] - F::zero * y.sums[first];
-      float term = c.d[b] * y.d[first] * static_cast<float>(s);
-      if constexpr (F::has_min) term += c.m[b] * y.s[first];
-      return sum + term;
-    } else {
-      if constexpr (F::zero != 0) {
-        Ints32 codes;
-        load_eight(y.sums + first, codes);
-        sums -= F::zero * codes;
-      }
-      Floats32 dw, dy;
-      load_eight(c.d, dw);
-      load_eight(y.d + first, dy);
-      Floats32 terms = dw * dy * __builtin_convertvector(sums, Floats32);
-      if constexpr (F::has_min) {
-        Floats32 mw, sy;
-        load_eight(c.m, mw);
-        load_eight(y.s + first, sy);
-        terms += mw * sy;
-      }
-      for (int i = 0; i < B; ++i) sum += terms[i];
-      return sum;
-    }
-  }
-
-  // The product of a super-block. fours_scales[i]: the scale of elements 4 i .. 4 i + 3.
-  static GLADIUS_INLINE float super_product(const Chunk<Isa>& c, const int32_t* fours_scales, const Row& y,
-                                            int64_t k) {
-    constexpr int groups = F::size / F::group;
-    const int32_t* sums = y.sums + k / F::group;
-    const int64_t block = k / F::size;
-    I total(0);
-    for (int i = 0; i < F::size; i += 4 * L)
-      total = total +
-              I(Q::multiply(products(c.codes + i, y.codes + k + i), I::load_aligned(fours_scales + i / 4)));
-    int32_t sum = Q::sum(total), offset = 0;
-    if constexpr (F::zero != 0) {
-      for (int g = 0; g < groups; ++g) offset += c.scales[g] * sums[g];
-      sum -= F::zero * offset;
-    }
-    const float product = c.d[0] * y.d[block] * static_cast<float>(sum);
-    if constexpr (!F::has_min) return product;
-    for (int g = 0; g < groups; ++g) offset += c.mins[g] * sums[g];
-    return product - c.m[0] * y.d[block] * static_cast<float>(offset);
-  }
-
-  static constexpr int64_t max_row_activations = 3;  // with more, panels are faster
-
-  static void by_rows(const TileProduct& t) {
-    Row y[max_row_activations];
-    for (int64_t m = 0; m < t.a_rows; ++m) y[m] = activation(t, m);
-    for (int64_t n = 0; n < t.w_rows; ++n) {
-      const auto* w = reinterpret_cast<const typename F::Block*>(t.w + n * t.w_stride);
-      float sums[max_row_activations] = {};
-      Chunk<Isa> c;
-      for (int64_t k = 0; k < t.K; k += kChunk) {
-        const int elements = static_cast<int>(t.K - k < kChunk ? t.K - k : kChunk);
-        Unpack<Isa>::template chunk<type>(w + k / F::size, elements, c);
-        if constexpr (F::super) {
-          alignas(64) int32_t fours_scales[kChunk / 4];
-          using Scales = std::conditional_t<F::group == 32, Ints32, Ints16>;
-          for (int g = 0; g < F::size / F::group; ++g) {
-            const Scales repeated = Scales{} + c.scales[g];
-            std::memcpy(fours_scales + g * F::group / 4, &repeated, sizeof(repeated));
-          }
-          for (int64_t m = 0; m < t.a_rows; ++m) sums[m] += super_product(c, fours_scales, y[m], k);
-        } else {
-          for (int64_t m = 0; m < t.a_rows; ++m) {
-            if (elements == kChunk) {
-              sums[m] = add_blocks<8>(sums[m], c, 0, y[m], k / F::size);
-            } else {
-              for (int b = 0; b < elements / F::size; ++b)
-                sums[m] = add_blocks<1>(sums[m], c, b, y[m], k / F::size + b);
-            }
-          }
-        }
-      }
-      for (int64_t m = 0; m < t.a_rows; ++m) store_sums<Isa>(t, m, n, 1, sums + m);
-    }
-  }
-
-  // ---- panels ----
-
-  // A chunk of L weight rows: codes[k / step][row][k % step] with Q::panel_step, scales by row in the lanes.
-  struct Panel {
-    alignas(64) int8_t codes[kChunk * L];
-    alignas(64) int32_t scales[16][L];
-    alignas(64) int32_t mins[8][L];
-    alignas(64) float d[8][L];
-    alignas(64) float m[8][L];
+  // Codes of a chunk of a tile's rows: [element / 4][vector][lane][4], and the factors of their panels.
+  struct Chunk {
+    alignas(64) int8_t codes[kChunk * R];
+    Factors f[chunk_blocks][panels];
   };
 
-  static GLADIUS_INLINE void put_row(const Chunk<Isa>& c, int row, int elements, Panel& p) {
-    constexpr int step = Q::panel_step;
-    for (int k = 0; k < elements; k += step) std::memcpy(p.codes + k * L + row * step, c.codes + k, step);
-    if constexpr (F::super) {
-      p.d[0][row] = c.d[0];
-      if constexpr (F::has_min) p.m[0][row] = c.m[0];
-      for (int g = 0; g < F::size / F::group; ++g) p.scales[g][row] = c.scales[g];
-      if constexpr (F::has_min)
-        for (int g = 0; g < 8; ++g) p.mins[g][row] = c.mins[g];
-    } else {
-      for (int b = 0; b < elements / F::size; ++b) {
-        p.d[b][row] = c.d[b];
-        if constexpr (F::has_min) p.m[b][row] = c.m[b];
+  // Where a block of a panel is.
+  struct Source {
+    const uint8_t *head, *lines;
+  };
+  // Room for one that is made from rows.
+  struct Made {
+    alignas(64) uint8_t head[panel_block(type).head], lines[panel_block(type).lines];
+  };
+
+  static Source source(const TileProduct& t, int64_t n, int64_t block, Made& made) {
+    if (t.panels) {
+      const auto* panel = reinterpret_cast<const uint8_t*>(t.w) + n / panel_rows * t.w_stride;
+      return {panel + block * panel_block(type).head,
+              panel + panel_lines_at(type, t.K) + block * panel_block(type).lines};
+    }
+    const Block* rows[panel_rows];
+    for (int64_t r = 0; r < panel_rows; ++r)
+      rows[r] =
+          n + r < t.w_rows ? reinterpret_cast<const Block*>(t.w + (n + r) * t.w_stride) + block : nullptr;
+    PanelWriter<Isa, type>::block(rows, made.head, made.lines);
+    return {made.head, made.lines};
+  }
+
+  // Block `block` of the rows from n on, as block b of the chunk. Where a tile's last panel is missing, the
+  // one before stands in for it.
+  static void unpack(const TileProduct& t, int64_t n, int64_t block, int b, Chunk& c) {
+    Made made;
+    for (int p = 0; p < panels; ++p) {
+      const int64_t at = n / panel_rows * panel_rows + p * panel_rows;
+      const Source from = source(t, at < t.w_rows ? at : at - panel_rows, block, made);
+      c.f[b][p].read(from.head);
+#pragma GCC unroll 4
+      for (int i = 0; i < W / panels; ++i) {
+        const int v = p * (W / panels) + i;
+        for (int stage = 0; stage < Codes::stages; ++stage)
+          for (int step = 0; step < Codes::steps; ++step) {
+            Line codes[Codes::parts];
+            read(from.lines, static_cast<int>(n % panel_rows) / L + i, stage, step, codes);
+            for (int part = 0; part < Codes::parts; ++part)
+              std::memcpy(c.codes + ((b * F::size / 4 + Codes::unit(stage, part, step)) * W + v) * 4 * L,
+                          &codes[part], sizeof(Line));
+          }
       }
     }
   }
 
-  // sums[m], lane r: the products of `length` codes of weight row r, which start at `panel`, and of y[m] + k.
-  template <int length, int M>
-  static GLADIUS_INLINE void panel_sums(const int8_t* panel, const Row* y, int64_t k, I* sums) {
-    if constexpr (Q::panel_step == 8) {
-      typename Q::Ints s[M + 1];
-      for (int m = 0; m < M; m += 2)
-        Q::template two_rows<length>(panel, y[m].codes + k, y[m + 1 < M ? m + 1 : m].codes + k, s[m],
-                                     s[m + 1]);
-      for (int m = 0; m < M; ++m) sums[m] = I(s[m]);
-    } else {
-      typename Q::Sums s[M];
-      for (int m = 0; m < M; ++m) s[m] = Q::zero();
-      for (int i = 0; i < length; i += 4) {
-        const auto w = Q::load(panel + i * L);
-        for (int m = 0; m < M; ++m) {
-          int32_t four;
-          std::memcpy(&four, y[m].codes + k + i, 4);
-          s[m] = Q::template dot<F::is_signed>(s[m], w, Q::repeat(four));
-        }
-      }
-      for (int m = 0; m < M; ++m) sums[m] = I(Q::total(s[m]));
-    }
-  }
-
-  // sums[m] + the products of the panel's chunk, which starts at element k, with M activation rows.
+  // sums[m][v]: those of group g of the chunk's block b.
   template <int M>
-  static GLADIUS_INLINE void add_panel(const Panel& p, int elements, const Row* y, int64_t k,
-                                       float (*sums)[L]) {
-    I group[M];
-    if constexpr (F::super) {
-      I total[M], offset[M];
-      for (int m = 0; m < M; ++m) total[m] = offset[m] = I(0);
-      for (int g = 0; g < F::size / F::group; ++g) {
-        panel_sums<F::group, M>(p.codes + g * F::group * L, y, k + g * F::group, group);
-        const I scale = I::load_aligned(p.scales[g]);
-        for (int m = 0; m < M; ++m) {
-          const int32_t codes = y[m].sums[k / F::group + g];
-          if constexpr (F::zero != 0) group[m] = group[m] - I(F::zero * codes);
-          total[m] = total[m] + I(Q::multiply(group[m], scale));
-          if constexpr (F::has_min)
-            offset[m] = offset[m] + I(Q::multiply(I::load_aligned(p.mins[g]), I(codes)));
+  static GLADIUS_INLINE void group_sums(const Chunk& c, int b, int g, const Row* y, int64_t k, I (*sums)[W]) {
+    const int8_t* w = c.codes + (b * F::size + g * F::group) * R;
+    k += b * F::size + g * F::group;
+    if constexpr (Q::pairs_rows) {
+      for (int m = 0; m < M; m += 2)
+        for (int v = 0; v < W; ++v) {
+          typename Q::Ints first, second;
+          Q::template two_rows<units>(w + v * 4 * L, R * 4, y[m].codes + k,
+                                      y[m + 1 < M ? m + 1 : m].codes + k, first, second);
+          sums[m][v] = I(first);
+          if (m + 1 < M) sums[m + 1][v] = I(second);
         }
-      }
-      for (int m = 0; m < M; ++m) {
-        const V dy(y[m].d[k / F::size]);
-        V product = load<Isa>(p.d[0]) * dy * xsimd::to_float(total[m]);
-        if constexpr (F::has_min) product = product - load<Isa>(p.m[0]) * dy * xsimd::to_float(offset[m]);
-        store<Isa>(sums[m], load<Isa>(sums[m]) + product);
-      }
     } else {
-      V sum[M];
-      for (int m = 0; m < M; ++m) sum[m] = load<Isa>(sums[m]);
-      for (int b = 0; b < elements / F::size; ++b) {
-        const int64_t block = k / F::size + b;
-        panel_sums<F::size, M>(p.codes + b * F::size * L, y, block * F::size, group);
+      Sums s[M][W];
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+        for (int v = 0; v < W; ++v) s[m][v] = Q::zero();
+#pragma GCC unroll 8
+      for (int u = 0; u < units; ++u) {
+        Bytes codes[W];
+#pragma GCC unroll 4
+        for (int v = 0; v < W; ++v) codes[v] = Q::load(w + (u * W + v) * 4 * L);
+#pragma GCC unroll 8
         for (int m = 0; m < M; ++m) {
-          if constexpr (F::zero != 0) group[m] = group[m] - I(F::zero * y[m].sums[block]);
-          V product = load<Isa>(p.d[b]) * V(y[m].d[block]) * xsimd::to_float(group[m]);
-          if constexpr (F::has_min) product = product + load<Isa>(p.m[b]) * V(y[m].s[block]);
-          sum[m] = sum[m] + product;
+          const Bytes four = four_codes(y[m], k + 4 * u);
+#pragma GCC unroll 4
+          for (int v = 0; v < W; ++v) dot(s[m][v], codes[v], four, u);
         }
       }
-      for (int m = 0; m < M; ++m) store<Isa>(sums[m], sum[m]);
+#pragma GCC unroll 8
+      for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+        for (int v = 0; v < W; ++v) sums[m][v] = I(Q::total(s[m][v]));
     }
   }
 
-  static void by_panels(const TileProduct& t) {
-    Row y[max_tile_activations];
-    for (int64_t m = 0; m < t.a_rows; ++m) y[m] = activation(t, m);
-    alignas(64) float sums[max_tile_activations][L];
-    Panel p;
-    Chunk<Isa> c;
-    for (int64_t n = 0; n < t.w_rows; n += L) {
-      const int rows = static_cast<int>(t.w_rows - n < L ? t.w_rows - n : L);
-      std::memset(sums, 0, sizeof(sums));
-      std::memset(&p, 0, sizeof(p));  // the lanes of missing rows stay zero
-      for (int64_t k = 0; k < t.K; k += kChunk) {
-        const int elements = static_cast<int>(t.K - k < kChunk ? t.K - k : kChunk);
-        for (int r = 0; r < rows; ++r) {
-          const auto* w = reinterpret_cast<const typename F::Block*>(t.w + (n + r) * t.w_stride);
-          Unpack<Isa>::template chunk<type>(w + k / F::size, elements, c);
-          put_row(c, r, elements, p);
-        }
-        int64_t m = 0;
-        for (; m + 4 <= t.a_rows; m += 4) add_panel<4>(p, elements, y + m, k, sums + m);
-        for (; m < t.a_rows; ++m) add_panel<1>(p, elements, y + m, k, sums + m);
+  // Adds the products of a chunk, which starts at element k, with M activations.
+  template <int M>
+  static GLADIUS_INLINE void add_chunk(const Chunk& c, int64_t n, int blocks, const Row* y, int64_t k,
+                                       float (*sums)[R]) {
+    const int lane0 = static_cast<int>(n % panel_rows);
+    const auto factors = [&](int b, int v) -> const Factors& { return c.f[b][v * panels / W]; };
+    const auto lane = [&](int v) { return lane0 + v % (W / panels) * L; };
+    for (int b = 0; b < blocks; ++b) {
+      const int64_t block = k / F::size + b;
+      if constexpr (F::super) {
+        Total totals[M][W];
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+          for (int v = 0; v < W; ++v) totals[m][v].clear();
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; ++half)
+          for (int g = half * groups / 2; g < (half + 1) * groups / 2; ++g) {
+            I s[M][W];
+            group_sums<M>(c, b, g, y, k, s);
+#pragma GCC unroll 8
+            for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+              for (int v = 0; v < W; ++v)
+                totals[m][v].add(half * groups / 2, s[m][v], factors(b, v).scales[g] + lane(v));
+          }
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+          for (int v = 0; v < W; ++v)
+            store<Isa>(sums[m] + v * L,
+                       finish(load<Isa>(sums[m] + v * L), totals[m][v], factors(b, v), lane(v), y[m], block));
+      } else {
+        I s[M][W];
+        group_sums<M>(c, b, 0, y, k, s);
+#pragma GCC unroll 8
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 4
+          for (int v = 0; v < W; ++v)
+            store<Isa>(sums[m] + v * L,
+                       finish(load<Isa>(sums[m] + v * L), s[m][v], factors(b, v), lane(v), y[m], block));
       }
+    }
+  }
+
+  template <int M>
+  static void add_rows(const TileProduct& t, const Chunk& c, int64_t n, int blocks, int64_t m, int64_t k,
+                       float (*sums)[R]) {
+    Row y[M];
+    for (int i = 0; i < M; ++i) y[i] = row(t, m + i);
+    add_chunk<M>(c, n, blocks, y, k, sums + m);
+  }
+
+  static void many(const TileProduct& t) {
+    constexpr int M = Q::tile_activations;
+    alignas(64) float sums[max_tile_activations][R];
+    Chunk c;
+    for (int64_t n = 0; n < t.w_rows; n += R) {
+      std::memset(sums, 0, sizeof(sums[0]) * static_cast<size_t>(t.a_rows));
+      for (int64_t k = 0; k < t.K; k += kChunk) {
+        const int blocks = static_cast<int>((t.K - k < kChunk ? t.K - k : kChunk) / F::size);
+        for (int b = 0; b < blocks; ++b) unpack(t, n, k / F::size + b, b, c);
+        int64_t m = 0;
+        for (; m + M <= t.a_rows; m += M) add_rows<M>(t, c, n, blocks, m, k, sums);
+        for (; m + 2 <= t.a_rows; m += 2) add_rows<2>(t, c, n, blocks, m, k, sums);
+        for (; m < t.a_rows; ++m) add_rows<1>(t, c, n, blocks, m, k, sums);
+      }
+      const int64_t rows = t.w_rows - n < R ? t.w_rows - n : R;
       for (int64_t m = 0; m < t.a_rows; ++m) store_sums<Isa>(t, m, n, rows, sums[m]);
     }
   }
 
-  static void run(const TileProduct& t) { t.a_rows <= max_row_activations ? by_rows(t) : by_panels(t); }
+  static void run(const TileProduct& t) {
+    if (t.a_rows > 4) return many(t);
+    if (!t.panels && t.a_rows <= RowProduct<Isa, type>::most_activations)
+      return RowProduct<Isa, type>::run(t);
+    if (!t.panels) return many(t);
+    if (t.a_rows == 1) return few<1>(t, 0);
+    t.a_rows == 2 ? few<2>(t, 0) : few<4>(t, 0);
+  }
 };
 
 }  // namespace gladius::cpu

@@ -25,15 +25,29 @@ struct ActivationRow {
 
   As<int8_t>* codes;
   As<float>* d;
-  As<float>* s;       // Q8_1: d * sum of a block's codes
-  As<int32_t>* sums;  // of the codes of a group
+  // Of simple blocks:
+  As<int32_t>* sums;  // of a block's codes
+  As<float>* s;       // Q8_1: d * that
+  // Of super-blocks:
+  As<int16_t>*sixteens, *thirty_twos;  // sums of so many codes
+  As<int32_t>* pairs;                  // those of F::group codes, two by two
 
   static GLADIUS_INLINE ActivationRow at(Byte* row, int64_t K) {
-    auto* d = reinterpret_cast<As<float>*>(row + K);
-    auto* s = d + K / F::size;
-    return {reinterpret_cast<As<int8_t>*>(row), d, s,
-            reinterpret_cast<As<int32_t>*>(F::activation == DType::Q8_1 ? s + K / F::size : s)};
+    ActivationRow y{};
+    y.codes = reinterpret_cast<As<int8_t>*>(row);
+    y.d = reinterpret_cast<As<float>*>(row + K);
+    Byte* rest = row + K + K / F::size * static_cast<int64_t>(sizeof(float));
+    if constexpr (F::super) {
+      y.sixteens = reinterpret_cast<As<int16_t>*>(rest);
+      y.thirty_twos = y.sixteens + K / 16;
+      y.pairs = reinterpret_cast<As<int32_t>*>(F::group == 16 ? y.sixteens : y.thirty_twos);
+    } else {
+      y.sums = reinterpret_cast<As<int32_t>*>(rest);
+      y.s = reinterpret_cast<As<float>*>(y.sums + K / F::size);
+    }
+    return y;
   }
+  GLADIUS_INLINE As<int16_t>* group_sums() const { return F::group == 16 ? sixteens : thirty_twos; }
 };
 
 template <class Isa>
@@ -125,7 +139,14 @@ struct QuantRows {
           row.s[b] = f16_to_f32(f32_to_f16(static_cast<float>(sum_codes(F::size, q)) * d));
       }
     }
-    for (int64_t g = 0; g < K / F::group; ++g) row.sums[g] = sum_codes(F::group, row.codes + g * F::group);
+    if constexpr (F::super) {
+      for (int64_t g = 0; g < K / 16; ++g)
+        row.sixteens[g] = static_cast<int16_t>(sum_codes(16, row.codes + g * 16));
+      for (int64_t g = 0; g < K / 32; ++g)
+        row.thirty_twos[g] = static_cast<int16_t>(row.sixteens[2 * g] + row.sixteens[2 * g + 1]);
+    } else {
+      for (int64_t b = 0; b < K / F::size; ++b) row.sums[b] = sum_codes(F::size, row.codes + b * F::size);
+    }
   }
 
   // Floats rounded to a 16-bit type, then zeros up to a multiple of 64 bytes.
@@ -155,10 +176,8 @@ struct QuantRows {
         break;
       case DType::Q4_K:
       case DType::Q5_K:
-        convert_blocks<DType::Q4_K>(K, x, a);
-        break;
       case DType::Q6_K:
-        convert_blocks<DType::Q6_K>(K, x, a);
+        convert_blocks<DType::Q4_K>(K, x, a);
         break;
       default:
         break;

@@ -1,0 +1,246 @@
+// Panels of quantised weights (quant_panels.h): made from rows, and read as vectors of codes and factors.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/cpu/quant_formats-inl.h"
+#include "kernels/cpu/quant_isa.h"
+#include "kernels/cpu/quant_panels.h"
+#include "kernels/cpu/simd.h"
+
+namespace gladius::cpu {
+
+template <class Isa, DType type>
+struct PanelWriter {
+  using Block = typename Format<type>::Block;
+
+  // Of w_rows <= panel_rows rows of K elements.
+  static void panel(int64_t K, const std::byte* rows, int64_t w_rows, std::byte* panel) {
+    const int64_t blocks = K / Format<type>::size;
+    const auto* x = reinterpret_cast<const Block*>(rows);
+    auto* head = reinterpret_cast<uint8_t*>(panel);
+    uint8_t* lines = head + panel_lines_at(type, K);
+    for (int64_t b = 0; b < blocks; ++b, head += panel_block(type).head, lines += panel_block(type).lines) {
+      const Block* column[panel_rows];
+      for (int64_t r = 0; r < panel_rows; ++r) column[r] = r < w_rows ? x + r * blocks + b : nullptr;
+      block(column, head, lines);
+    }
+  }
+
+  // A block's head and lines from the blocks of the rows; null: a missing row, of zeros.
+  static void block(const Block* const* rows, uint8_t* head, uint8_t* lines) {
+    for (int64_t r = 0; r < panel_rows; ++r) {
+      const Block zero{};
+      const Block& b = rows[r] ? *rows[r] : zero;
+      put_head(b, r, head);
+      put_lines(b, r, lines);
+    }
+  }
+
+ private:
+  static GLADIUS_INLINE void put_half(uint16_t h, int64_t r, uint8_t* head) {
+    std::memcpy(head + 2 * r, &h, 2);
+  }
+  template <int count>
+  static GLADIUS_INLINE void put_bytes(const void* from, int64_t r, uint8_t* to) {
+    for (int j = 0; j < count; ++j) to[j * panel_rows + r] = static_cast<const uint8_t*>(from)[j];
+  }
+  template <int count>
+  static GLADIUS_INLINE void put_fours(const void* from, int64_t r, uint8_t* lines) {
+    for (int u = 0; u < count / 4; ++u)
+      std::memcpy(lines + (u * panel_rows + r) * 4, static_cast<const uint8_t*>(from) + 4 * u, 4);
+  }
+
+  static GLADIUS_INLINE void put_head(const Block& b, int64_t r, uint8_t* head) {
+    put_half(b.d, r, head);
+    head += 2 * panel_rows;
+    if constexpr (type == DType::Q4_1 || type == DType::Q5_1) {
+      put_half(b.m, r, head);
+    } else if constexpr (type == DType::Q4_K || type == DType::Q5_K) {
+      put_half(b.dmin, r, head);
+      put_bytes<12>(b.scales, r, head + 2 * panel_rows);
+    } else if constexpr (type == DType::Q6_K) {
+      put_bytes<16>(b.scales, r, head);
+    }
+  }
+
+  static GLADIUS_INLINE void put_lines(const Block& b, int64_t r, uint8_t* lines) {
+    if constexpr (type == DType::Q6_K) {
+      put_fours<sizeof(b.ql)>(b.ql, r, lines);
+      put_fours<sizeof(b.qh)>(b.qh, r, lines + sizeof(b.ql) * panel_rows);
+    } else if constexpr (type == DType::Q5_K) {
+      put_fours<sizeof(b.qs)>(b.qs, r, lines);
+      put_fours<sizeof(b.qh)>(b.qh, r, lines + sizeof(b.qs) * panel_rows);
+    } else if constexpr (type == DType::Q5_0 || type == DType::Q5_1) {
+      uint32_t bits;
+      std::memcpy(&bits, b.qh, 4);
+      uint8_t by_place[4] = {};
+      for (int i = 0; i < kBlock; ++i)
+        by_place[i % 4] = static_cast<uint8_t>(by_place[i % 4] | (bits >> i & 1) << i / 4);
+      put_fours<4>(by_place, r, lines);
+      put_fours<sizeof(b.qs)>(b.qs, r, lines + 4 * panel_rows);
+    } else {
+      put_fours<sizeof(b.qs)>(b.qs, r, lines);
+    }
+  }
+};
+
+// A vector of four bytes a lane.
+template <int64_t Bytes>
+using WordVector __attribute__((vector_size(Bytes))) = uint32_t;
+
+// How lines become codes. They are read in `stages`, each of `steps` steps; a step makes `parts` vectors of
+// codes, each of four neighbouring elements of a row from element 4 * unit on. A part's codes in a stage
+// belong to one group of the block.
+template <DType type>
+struct PanelCodes;
+
+template <>
+struct PanelCodes<DType::Q8_0> {
+  static constexpr int stages = 1, steps = 8, parts = 1, max_code = 128;
+  static constexpr int group(int, int) { return 0; }
+  static constexpr int unit(int, int, int step) { return step; }
+  template <class Line, class Fetch>
+  static GLADIUS_INLINE void read(int, int step, Fetch fetch, Line* codes) {
+    codes[0] = fetch(step);
+  }
+};
+
+struct NibbleCodes {
+  static constexpr int stages = 1, steps = 4, parts = 2, max_code = 15;
+  static constexpr int group(int, int) { return 0; }
+  static constexpr int unit(int, int part, int step) { return 4 * part + step; }
+  template <class Line, class Fetch>
+  static GLADIUS_INLINE void read(int, int step, Fetch fetch, Line* codes) {
+    const Line x = fetch(step);
+    codes[0] = x & 0x0f0f0f0f;
+    codes[1] = x >> 4 & 0x0f0f0f0f;
+  }
+};
+template <>
+struct PanelCodes<DType::Q4_0> : NibbleCodes {};
+template <>
+struct PanelCodes<DType::Q4_1> : NibbleCodes {};
+
+// Bit `from` of each byte as bit 4.
+template <class Line>
+GLADIUS_INLINE Line fifth_bit(const Line& x, int from) {
+  return (from < 4 ? x << (4 - from) : x >> (from - 4)) & 0x10101010;
+}
+
+struct FiveBitCodes {
+  static constexpr int stages = 1, steps = 4, parts = 2, max_code = 31;
+  static constexpr int group(int, int) { return 0; }
+  static constexpr int unit(int, int part, int step) { return 4 * part + step; }
+  template <class Line, class Fetch>
+  static GLADIUS_INLINE void read(int, int step, Fetch fetch, Line* codes) {
+    const Line x = fetch(1 + step), top = fetch(0);
+    codes[0] = (x & 0x0f0f0f0f) | fifth_bit(top, step);
+    codes[1] = (x >> 4 & 0x0f0f0f0f) | fifth_bit(top, 4 + step);
+  }
+};
+template <>
+struct PanelCodes<DType::Q5_0> : FiveBitCodes {};
+template <>
+struct PanelCodes<DType::Q5_1> : FiveBitCodes {};
+
+template <>
+struct PanelCodes<DType::Q4_K> {
+  static constexpr int stages = 4, steps = 8, parts = 2, max_code = 15;
+  static constexpr int group(int stage, int part) { return 2 * stage + part; }
+  static constexpr int unit(int stage, int part, int step) { return 8 * group(stage, part) + step; }
+  template <class Line, class Fetch>
+  static GLADIUS_INLINE void read(int stage, int step, Fetch fetch, Line* codes) {
+    const Line x = fetch(8 * stage + step);
+    codes[0] = x & 0x0f0f0f0f;
+    codes[1] = x >> 4 & 0x0f0f0f0f;
+  }
+};
+
+template <>
+struct PanelCodes<DType::Q5_K> : PanelCodes<DType::Q4_K> {
+  static constexpr int max_code = 31;
+  template <class Line, class Fetch>
+  static GLADIUS_INLINE void read(int stage, int step, Fetch fetch, Line* codes) {
+    const Line x = fetch(8 * stage + step), top = fetch(32 + step);
+    codes[0] = (x & 0x0f0f0f0f) | fifth_bit(top, 2 * stage);
+    codes[1] = (x >> 4 & 0x0f0f0f0f) | fifth_bit(top, 2 * stage + 1);
+  }
+};
+
+template <>
+struct PanelCodes<DType::Q6_K> {
+  static constexpr int stages = 4, steps = 4, parts = 4, max_code = 63;  // stages: quarters of a row's lines
+  static constexpr int group(int stage, int part) { return stage / 2 * 8 + 2 * part + stage % 2; }
+  static constexpr int unit(int stage, int part, int step) { return 4 * group(stage, part) + step; }
+  template <class Line, class Fetch>
+  static GLADIUS_INLINE void read(int stage, int step, Fetch fetch, Line* codes) {
+    const int half = stage / 2, at = 4 * (stage % 2) + step;
+    const Line x = fetch(16 * half + at), y = fetch(16 * half + 8 + at), top = fetch(32 + 8 * half + at);
+    codes[0] = (x & 0x0f0f0f0f) | (top << 4 & 0x30303030);
+    codes[1] = (y & 0x0f0f0f0f) | (top << 2 & 0x30303030);
+    codes[2] = (x >> 4 & 0x0f0f0f0f) | (top & 0x30303030);
+    codes[3] = (y >> 4 & 0x0f0f0f0f) | (top >> 2 & 0x30303030);
+  }
+};
+
+// The factors of a block of 16 rows. Super-blocks have a scale for every group, and what a group's sum of
+// activation codes is multiplied by (minimums of Q4_K and Q5_K, scales of Q6_K), for two groups in the halves
+// of a lane.
+template <class Isa, DType type>
+struct PanelFactors {
+  using F = Format<type>;
+  static constexpr int groups = F::size / F::group;
+  using Scale = std::conditional_t<F::has_min, float, int32_t>;
+
+  alignas(64) float d[panel_rows];
+  alignas(64) float m[panel_rows];
+  alignas(64) Scale scales[F::super ? groups : 1][panel_rows];
+  alignas(64) int32_t pairs[F::super ? groups / 2 : 1][panel_rows];
+
+  GLADIUS_INLINE void read(const uint8_t* head) {
+    widen(head, d);
+    head += 2 * panel_rows;
+    if constexpr (F::has_min) {
+      widen(head, m);
+      head += 2 * panel_rows;
+    }
+    if constexpr (F::super && F::has_min) {
+      six_bits(head);
+    } else if constexpr (F::super) {
+      const auto* s = reinterpret_cast<const int8_t*>(head);
+      for (int g = 0; g < groups; ++g)
+        for (int r = 0; r < panel_rows; ++r) scales[g][r] = s[g * panel_rows + r];
+      for (int g = 0; g < groups; g += 2)
+        for (int r = 0; r < panel_rows; ++r)
+          pairs[g / 2][r] =
+              (scales[g][r] & 0xffff) | static_cast<int32_t>(static_cast<uint32_t>(scales[g + 1][r]) << 16);
+    }
+  }
+
+ private:
+  static GLADIUS_INLINE void widen(const uint8_t* halves, float* y) {
+    for (int i = 0; i < panel_rows; i += static_cast<int>(lanes<Isa>))
+      store<Isa>(y + i, Vec<Isa>(QuantIsa<Isa>::from_f16(reinterpret_cast<const uint16_t*>(halves) + i)));
+  }
+
+  // unpack_scales of blocks.h.
+  GLADIUS_INLINE void six_bits(const uint8_t* s) {
+    uint8_t sc[8 * panel_rows], mins[8 * panel_rows];
+    constexpr int four = 4 * panel_rows;
+    for (int i = 0; i < four; ++i) {
+      sc[i] = s[i] & 63;
+      mins[i] = s[four + i] & 63;
+      sc[four + i] = static_cast<uint8_t>((s[2 * four + i] & 15) | (s[i] >> 6) << 4);
+      mins[four + i] = static_cast<uint8_t>(s[2 * four + i] >> 4 | (s[four + i] >> 6) << 4);
+    }
+    for (int g = 0; g < 8; ++g)
+      for (int r = 0; r < panel_rows; ++r) scales[g][r] = sc[g * panel_rows + r];
+    for (int g = 0; g < 8; g += 2)
+      for (int r = 0; r < panel_rows; ++r)
+        pairs[g / 2][r] = mins[g * panel_rows + r] | mins[(g + 1) * panel_rows + r] << 16;
+  }
+};
+
+}  // namespace gladius::cpu
