@@ -31,6 +31,14 @@ void add_compute_options(CLI::App& command, ComputeOptions& options) {
   command.add_flag("--pin", options.pin, "Keep each thread on a core of its own");
 }
 
+void add_inference_options(CLI::App& command, ComputeOptions& options) {
+  add_compute_options(command, options);
+  command.add_flag(
+      "!--no-repack", options.repack,
+      "Compute with quantised weights as they lie in the file: slower, but starts at once and shares "
+      "the file's memory");
+}
+
 std::unique_ptr<Backend> make_backend(const ComputeOptions& options) {
   if (options.device == "cuda") fail("this build has no CUDA backend; use --device cpu or auto");
   const Processors found = processors();

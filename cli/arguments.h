@@ -18,8 +18,11 @@ struct ComputeOptions {
   std::string backend = "cpu";
   int threads = 0;  // 0: as many as the process may use
   bool pin = false;
+  bool repack = true;  // see add_inference_options
 };
 void add_compute_options(CLI::App& command, ComputeOptions& options);
+// These and --no-repack.
+void add_inference_options(CLI::App& command, ComputeOptions& options);
 std::unique_ptr<Backend> make_backend(const ComputeOptions& options);
 
 inline constexpr double kBelowOne =

@@ -27,7 +27,7 @@ int64_t characters(const std::string& text) {  // UTF-8: every byte but continua
 void run(const Options& o) {
   const auto backend = make_backend(o.compute);
   const auto pool = BufferPool::make();
-  const LoadedModel loaded = load_model(o.model, *backend, *pool, WeightUse::inference);
+  const LoadedModel loaded = load_model(o.model, *backend, *pool, weight_use(o.compute));
   const auto tokenizer = make_tokenizer(loaded.vocab, o.model);
   if (o.data.ends_with(".jsonl")) fail("{} is no plain text; give a text file", o.data);
   const std::string text = read_text(o.data);
@@ -66,7 +66,7 @@ void add_evaluate(CLI::App& app) {
   command->add_option("--context", o->context, "Tokens in a window; 0: the model's context length")
       ->check(whole(0, kMostContext))
       ->capture_default_str();
-  add_compute_options(*command, o->compute);
+  add_inference_options(*command, o->compute);
   command->footer("Example:\n  gladius evaluate model-Q4_K_M.gguf --data held-out.txt --context 256");
   command->callback([o] { run(*o); });
 }

@@ -27,7 +27,7 @@ void print(std::string_view text) {
 void run(const Options& o) {
   const auto backend = make_backend(o.compute);
   const auto pool = BufferPool::make();
-  const LoadedModel loaded = load_model(o.model, *backend, *pool, WeightUse::inference);
+  const LoadedModel loaded = load_model(o.model, *backend, *pool, weight_use(o.compute));
   const auto tokenizer = make_tokenizer(loaded.vocab, o.model);
   const std::string prompt = o.prompt_file.empty() ? o.prompt : read_text(o.prompt_file);
   const std::vector<int32_t> ids = tokenizer->encode(prompt, true);
@@ -98,7 +98,7 @@ void add_generate(CLI::App& app) {
       ->allow_extra_args(false);
   command->add_flag("--ignore-end", o->generate.ignore_end, "Go on past end-of-text tokens");
   command->add_flag("-q,--quiet", o->quiet, "Print the continuation alone");
-  add_compute_options(*command, o->compute);
+  add_inference_options(*command, o->compute);
   command->footer("Example:\n  gladius generate model-Q4_K_M.gguf --prompt \"ROMEO:\" --tokens 200 --seed 1");
   command->callback([o] { run(*o); });
 }

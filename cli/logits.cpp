@@ -35,7 +35,7 @@ std::vector<int32_t> read_ids(const std::string& path, int64_t vocab) {
 void run(const Options& o) {
   const auto backend = make_backend(o.compute);
   const auto pool = BufferPool::make();
-  const LoadedModel loaded = load_model(o.model, *backend, *pool, WeightUse::inference);
+  const LoadedModel loaded = load_model(o.model, *backend, *pool, weight_use(o.compute));
   const std::vector<int32_t> ids = read_ids(o.ids, loaded.model.config.vocab);
   const auto T = static_cast<int64_t>(ids.size());
   AtomicFile out(o.out, static_cast<uint64_t>(T * loaded.model.config.vocab) * sizeof(float));
@@ -60,7 +60,7 @@ void add_logits(CLI::App& app) {
       ->required();
   command->add_option("--ids-json", o->ids, "File with a JSON array of token ids")->required();
   command->add_option("--out", o->out, "Output: little-endian float32 [tokens, vocabulary]")->required();
-  add_compute_options(*command, o->compute);
+  add_inference_options(*command, o->compute);
   command->footer(
       "Example:\n  echo '[1, 306, 626]' > ids.json\n  gladius logits model.gguf --ids-json ids.json --out "
       "logits.f32");

@@ -68,6 +68,18 @@ SourceModel from_checkpoint(Checkpoint checkpoint, BufferPool& pool, WeightUse u
   return source;
 }
 
+LoadedModel load_gguf_for(WeightUse use, const std::string& path, Backend& backend, BufferPool& pool) {
+  switch (use) {
+    case WeightUse::inference:
+      return load_gguf_panels(path, backend, pool);
+    case WeightUse::training:
+      return load_gguf_f32(path, backend, pool);
+    case WeightUse::rows:
+      break;
+  }
+  return load_gguf(path);
+}
+
 }  // namespace
 
 Config config_from(const std::string& name) {
@@ -93,7 +105,7 @@ SourceModel load_model(const std::string& path, Backend& backend, BufferPool& po
                        bool best) {
   switch (kind_of(path)) {
     case Kind::gguf:
-      return {use == WeightUse::training ? load_gguf_f32(path, backend, pool) : load_gguf(path), {}};
+      return {load_gguf_for(use, path, backend, pool), {}};
     case Kind::hugging_face:
       return {load_hf(path, backend, pool), {}};
     case Kind::checkpoint:

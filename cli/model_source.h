@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 
+#include "cli/arguments.h"
 #include "export/loaded_model.h"
 #include "train/checkpoint.h"
 
@@ -17,9 +18,13 @@ struct SourceModel : LoadedModel {
 };
 
 enum class WeightUse {
-  inference,  // in the types that the file holds, mapped where possible
+  inference,  // in the types that the file holds, in the form that products are fastest with
+  rows,       // the same as they lie in the file, mapped where possible
   training,   // F32, in the pool's memory
 };
+inline WeightUse weight_use(const ComputeOptions& options) {
+  return options.repack ? WeightUse::inference : WeightUse::rows;
+}
 // A GGUF file, a Hugging Face folder, a checkpoint, or a training folder (its newest checkpoint, or the one
 // with the best validation loss). Throws Error when it is none.
 SourceModel load_model(const std::string& path, Backend& backend, BufferPool& pool, WeightUse use,

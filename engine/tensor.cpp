@@ -51,6 +51,19 @@ Tensor Tensor::view(DType dtype, Shape shape, const void* data, std::shared_ptr<
   return tensor;
 }
 
+Tensor Tensor::in_panels(Backend& backend, BufferPool& pool) const {
+  const int64_t N = shape_.rows(), K = N == 0 ? 0 : shape_[-1];
+  const int64_t bytes = panels_ || N == 0 ? 0 : backend.panels_bytes(dtype_, N, K);
+  if (bytes == 0) return *this;
+  Tensor tensor;
+  tensor.dtype_ = dtype_;
+  tensor.shape_ = shape_;
+  tensor.panels_ = true;
+  tensor.buffer_ = pool.allocate(static_cast<size_t>(bytes));
+  backend.make_panels(dtype_, N, K, data(), tensor.memory());
+  return tensor;
+}
+
 Tensor Tensor::reshaped(Shape shape) const {
   if (shape.elements() != shape_.elements())
     fail("a tensor {} cannot be seen as {}", shape_.text(), shape.text());
@@ -89,6 +102,9 @@ Tensor Tensor::slice(int64_t begin, int64_t end) const {
 void Tensor::no_data() const {
   if (!buffer_) fail("a tensor is missing: it has no data");
   fail("the values of a tensor {} are given up until the backward pass computes them anew", shape_.text());
+}
+void Tensor::no_rows() const {
+  fail("a weight {} is held in the form that products use; its rows cannot be read", shape_.text());
 }
 
 void Tensor::set_requires_grad(BufferPool& pool) {

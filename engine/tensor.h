@@ -49,14 +49,21 @@ class Tensor {
   bool defined() const { return static_cast<bool>(buffer_); }
   DType dtype() const { return dtype_; }
   const Shape& shape() const { return shape_; }
-  size_t bytes() const { return tensor_bytes(dtype_, shape_); }
+  size_t bytes() const { return panels_ ? buffer_->bytes : tensor_bytes(dtype_, shape_); }
 
-  std::byte* data() const {  // throws Error for no tensor
-    if (!buffer_ || !buffer_->data) no_data();
-    return buffer_->data + offset_;
+  std::byte* data() const {  // throws Error for no tensor, and for one in panels
+    if (panels_) no_rows();
+    return memory();
   }
   float* f32() const { return typed<float>(DType::F32); }
   int32_t* i32() const { return typed<int32_t>(DType::I32); }
+
+  // A copy of this weight in the form that the backend multiplies by fastest (Backend::make_panels); the
+  // tensor itself where there is none. Only linear() reads it.
+  bool panels() const { return panels_; }
+  Tensor in_panels(Backend& backend, BufferPool& pool) const;
+  // Of a weight matrix, for Backend::matmul_weight.
+  WeightView weight_view() const { return {dtype_, memory(), panels_}; }
 
   // The same memory with another shape of as many elements.
   Tensor reshaped(Shape shape) const;
@@ -90,6 +97,11 @@ class Tensor {
 
  private:
   [[noreturn]] void no_data() const;
+  [[noreturn]] void no_rows() const;
+  std::byte* memory() const {
+    if (!buffer_ || !buffer_->data) no_data();
+    return buffer_->data + offset_;
+  }
   template <class T>
   T* typed(DType expected) const {
     if (dtype_ != expected || !buffer_) {
@@ -103,6 +115,7 @@ class Tensor {
   Shape shape_;
   Ref<Buffer> buffer_;
   size_t offset_ = 0;  // bytes
+  bool panels_ = false;
   Ref<Gradient> grad_;
 };
 

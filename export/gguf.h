@@ -132,6 +132,8 @@ class GgufFile {
   std::span<const std::byte> data(const GgufTensor& tensor) const;
   // A view of the mapped file. Throws Error for a type that no kernel computes with.
   Tensor tensor(const GgufTensor& tensor) const;
+  // Gives back the memory of the pages that such a view was read from; they are read again when needed.
+  void release(const Tensor& view) const { file_->release({view.data(), view.bytes()}); }
 
  private:
   std::shared_ptr<const MappedFile> file_;

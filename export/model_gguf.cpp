@@ -161,6 +161,22 @@ GgufMetadata model_metadata(const Model& model, const Vocab& vocab, const Proven
 
 std::span<const std::byte> bytes_of(const Tensor& tensor) { return {tensor.data(), tensor.bytes()}; }
 
+// The weights as views of the file.
+LoadedModel mapped_model(const std::filesystem::path& path, const OpenModel& open) {
+  LoadedModel loaded{{open.config, open.specs, {}}, open.vocab};
+  for (const ParamSpec& spec : loaded.model.specs) {
+    Tensor weight = open.file.tensor(*open.file.find(spec.gguf_name));
+    const bool usable =
+        weight.dtype() != DType::I32 && (spec.shape.rank() > 1 || weight.dtype() == DType::F32);
+    if (!usable) {
+      fail("{}: tensor '{}' has the type {}, which is not supported there", path.string(), spec.gguf_name,
+           dtype_info(weight.dtype()).name);
+    }
+    loaded.model.weights.push_back(std::move(weight));
+  }
+  return loaded;
+}
+
 }  // namespace
 
 Config read_gguf_config(const GgufFile& file) {
@@ -201,19 +217,12 @@ Config read_gguf_config(const GgufFile& file) {
   return config;
 }
 
-LoadedModel load_gguf(const std::filesystem::path& path) {
-  OpenModel open = open_model(path);
-  LoadedModel loaded{{std::move(open.config), std::move(open.specs), {}}, std::move(open.vocab)};
-  for (const ParamSpec& spec : loaded.model.specs) {
-    Tensor weight = open.file.tensor(*open.file.find(spec.gguf_name));
-    const bool usable =
-        weight.dtype() != DType::I32 && (spec.shape.rank() > 1 || weight.dtype() == DType::F32);
-    if (!usable) {
-      fail("{}: tensor '{}' has the type {}, which is not supported there", path.string(), spec.gguf_name,
-           dtype_info(weight.dtype()).name);
-    }
-    loaded.model.weights.push_back(std::move(weight));
-  }
+LoadedModel load_gguf(const std::filesystem::path& path) { return mapped_model(path, open_model(path)); }
+
+LoadedModel load_gguf_panels(const std::filesystem::path& path, Backend& backend, BufferPool& pool) {
+  const OpenModel open = open_model(path);
+  LoadedModel loaded = mapped_model(path, open);
+  use_panels(loaded.model, backend, pool, [&](const Tensor& weight) { open.file.release(weight); });
   return loaded;
 }
 

@@ -14,6 +14,10 @@ namespace gladius {
 // another shape, values that are not finite.
 LoadedModel load_gguf(const std::filesystem::path& path);
 
+// The same with the weights of matrix products in the backend's own form (use_panels), in the pool's memory,
+// where it has one; the file's pages are given back tensor by tensor.
+LoadedModel load_gguf_panels(const std::filesystem::path& path, Backend& backend, BufferPool& pool);
+
 // The same with F32 weights in the pool's memory, converted by the backend: for training on. They have no
 // gradients yet (set_trainable).
 LoadedModel load_gguf_f32(const std::filesystem::path& path, Backend& backend, BufferPool& pool);

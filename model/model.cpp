@@ -41,6 +41,22 @@ void set_trainable(Model& model, BufferPool& pool) {
   for (Tensor& weight : model.weights) weight.set_requires_grad(pool);
 }
 
+void use_panels(Model& model, Backend& backend, BufferPool& pool,
+                const std::function<void(const Tensor&)>& replaced) {
+  if (model.config.tied) {
+    const Tensor panels = model.embedding().in_panels(backend, pool);
+    if (panels.panels()) model.head_panels = panels;
+  }
+  for (size_t i = 1; i < model.weights.size(); ++i) {  // all but the embedding, whose rows are looked up
+    Tensor& weight = model.weights[i];
+    if (weight.shape().rank() != 2) continue;
+    const Tensor panels = weight.in_panels(backend, pool);
+    if (!panels.panels()) continue;
+    if (replaced) replaced(weight);
+    weight = panels;
+  }
+}
+
 Model new_model(const Config& config, uint64_t seed, BufferPool& pool, int threads) {
   Model model = blank_model(config, pool);
   for (size_t i = 0; i < model.specs.size(); ++i) {

@@ -1,6 +1,7 @@
 // A Llama model: configuration and weights.
 #pragma once
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -20,10 +21,13 @@ struct Model {
   Config config;
   std::vector<ParamSpec> specs;  // parameter_table(config)
   std::vector<Tensor> weights;   // one for each row of specs
+  Tensor head_panels{};          // use_panels: the head where it is tied to the embedding
 
   const Tensor& embedding() const { return weights[0]; }
   const Tensor& output_norm() const { return weights[1]; }
-  const Tensor& head() const { return config.tied ? weights[0] : weights[2]; }
+  const Tensor& head() const {
+    return head_panels.defined() ? head_panels : config.tied ? weights[0] : weights[2];
+  }
   Layer layer(int64_t index) const;
 };
 
@@ -39,6 +43,12 @@ Model new_model(const Config& config, uint64_t seed, BufferPool& pool, int threa
 
 // A model whose weights exist but hold nothing, for measuring memory.
 Model blank_model(const Config& config, BufferPool& pool);
+
+// Replaces the weights of matrix products by copies in the backend's own form (Tensor::in_panels), one by
+// one, in the pool's memory: for inference, which they make faster. replaced(weight), if given, is called
+// with each weight whose rows are not needed any more.
+void use_panels(Model& model, Backend& backend, BufferPool& pool,
+                const std::function<void(const Tensor&)>& replaced = {});
 
 // Makes every weight trainable; they must be F32.
 void set_trainable(Model& model, BufferPool& pool);
