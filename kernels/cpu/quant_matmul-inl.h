@@ -285,8 +285,7 @@ struct PanelProduct {
 
   // Adds the products of a chunk, which starts at element k, with M activations.
   template <int M>
-  static GLADIUS_INLINE void add_chunk(const Chunk& c, int64_t n, int blocks, const Row* y, int64_t k,
-                                       float (*sums)[R]) {
+  static void add_chunk(const Chunk& c, int64_t n, int blocks, const Row* y, int64_t k, float (*sums)[R]) {
     const int lane0 = static_cast<int>(n % panel_rows);
     const auto factors = [&](int b, int v) -> const Factors& { return c.f[b][v * panels / W]; };
     const auto lane = [&](int v) { return lane0 + v % (W / panels) * L; };
@@ -328,17 +327,11 @@ struct PanelProduct {
     }
   }
 
-  template <int M>
-  static void add_rows(const TileProduct& t, const Chunk& c, int64_t n, int blocks, int64_t m, int64_t k,
-                       float (*sums)[R]) {
-    Row y[M];
-    for (int i = 0; i < M; ++i) y[i] = row(t, m + i);
-    add_chunk<M>(c, n, blocks, y, k, sums + m);
-  }
-
   static void many(const TileProduct& t) {
     constexpr int M = Q::tile_activations;
     alignas(64) float sums[max_tile_activations][R];
+    Row y[max_tile_activations];
+    for (int64_t m = 0; m < t.a_rows; ++m) y[m] = row(t, m);
     Chunk c;
     for (int64_t n = 0; n < t.w_rows; n += R) {
       std::memset(sums, 0, sizeof(sums[0]) * static_cast<size_t>(t.a_rows));
@@ -346,9 +339,9 @@ struct PanelProduct {
         const int blocks = static_cast<int>((t.K - k < kChunk ? t.K - k : kChunk) / F::size);
         for (int b = 0; b < blocks; ++b) unpack(t, n, k / F::size + b, b, c);
         int64_t m = 0;
-        for (; m + M <= t.a_rows; m += M) add_rows<M>(t, c, n, blocks, m, k, sums);
-        for (; m + 2 <= t.a_rows; m += 2) add_rows<2>(t, c, n, blocks, m, k, sums);
-        for (; m < t.a_rows; ++m) add_rows<1>(t, c, n, blocks, m, k, sums);
+        for (; m + M <= t.a_rows; m += M) add_chunk<M>(c, n, blocks, y + m, k, sums + m);
+        for (; m + 2 <= t.a_rows; m += 2) add_chunk<2>(c, n, blocks, y + m, k, sums + m);
+        for (; m < t.a_rows; ++m) add_chunk<1>(c, n, blocks, y + m, k, sums + m);
       }
       const int64_t rows = t.w_rows - n < R ? t.w_rows - n : R;
       for (int64_t m = 0; m < t.a_rows; ++m) store_sums<Isa>(t, m, n, rows, sums[m]);
