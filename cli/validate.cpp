@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <optional>
 
 #include "cli/arguments.h"
@@ -151,8 +152,9 @@ void report_by_tensor(const Options& o, Context& ctx, Subject& s, AtomicFile* sv
   const TensorErrors errors = estimate_by_tensor(o, ctx, s);
   if (print) print_tensor_errors(errors, s.tested.model);
   if (svg) {
-    svg->write(tensor_errors_svg(
-        errors, fmt::format("KL divergence by tensor, nats: {} in place of {}", o.tested(), o.base())));
+    const auto name = [](const std::string& path) { return std::filesystem::path(path).filename().string(); };
+    svg->write(tensor_errors_svg(errors, fmt::format("KL divergence by tensor, nats: {} in place of {}",
+                                                     name(o.tested()), name(o.base()))));
     svg->commit();
   }
   results["per_tensor"] = tensor_errors_json(errors, s.tested.model);

@@ -135,10 +135,10 @@ void print_tensor_errors(const TensorErrors& errors, const Model& tested) {
              errors.windows, errors.context);
   for (const size_t k : costliest_first(errors)) {
     if (errors.kld[k].value > 0)
-      fmt::print("  {:<26} {:<5} {:.6f} +/- {:.6f}\n", errors.specs[k].gguf_name,
+      fmt::print("  {:<26} {:<5} {:.2e} +/- {:.1e}\n", errors.specs[k].gguf_name,
                  dtype_info(tested.weights[k].dtype()).name, errors.kld[k].value, errors.kld[k].error);
   }
-  fmt::print("  {:<26} {:<5} {:.6f} +/- {:.6f}\n", "all together", "", errors.together.value,
+  fmt::print("  {:<26} {:<5} {:.2e} +/- {:.1e}\n", "all together", "", errors.together.value,
              errors.together.error);
 }
 
