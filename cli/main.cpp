@@ -43,6 +43,8 @@ void add_commands(CLI::App& app) {
   add_plan(app);
   add_doctor(app);
   add_evaluate(app);
+  add_perplexity(app);
+  add_validate(app);
   add_logits(app);
 }
 

@@ -16,27 +16,6 @@ constexpr size_t kShownElements = 4;
 constexpr size_t kShownBytes = 200;
 
 // One line, not too long, cut between characters.
-// Text from a file as a terminal may show it: control characters, with which a file could steer the terminal,
-// and bytes that are no UTF-8 are escaped.
-std::string printable(std::string_view text) {
-  std::string line;
-  while (!text.empty()) {
-    const auto byte = static_cast<unsigned char>(text[0]);
-    const size_t length = utf8_valid_length(text);
-    const bool c1_control = length == 2 && byte == 0xC2 && static_cast<unsigned char>(text[1]) < 0xA0;
-    if (text[0] == '\n') {
-      line += "\\n";
-    } else if (length == 0 || byte < 0x20 || byte == 0x7F || c1_control) {
-      for (const char c : text.substr(0, std::max<size_t>(1, length)))
-        line += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
-    } else {
-      line += text.substr(0, length);
-    }
-    text.remove_prefix(std::max<size_t>(1, length));
-  }
-  return line;
-}
-
 std::string shortened(std::string_view text) {
   size_t end = std::min(text.size(), kShownBytes);
   while (end < text.size() && (text[end] & 0xC0) == 0x80) ++end;  // whole characters

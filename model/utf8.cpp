@@ -1,5 +1,7 @@
 #include "model/utf8.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 
 namespace gladius {
@@ -73,6 +75,25 @@ void append_utf8(uint32_t c, std::string& out) {
     out += static_cast<char>(0xF0 | (c >> 18));
     tail(12), tail(6), tail(0);
   }
+}
+
+std::string printable(std::string_view text) {
+  std::string line;
+  while (!text.empty()) {
+    const auto byte = static_cast<unsigned char>(text[0]);
+    const size_t length = utf8_valid_length(text);
+    const bool c1_control = length == 2 && byte == 0xC2 && static_cast<unsigned char>(text[1]) < 0xA0;
+    if (text[0] == '\n') {
+      line += "\\n";
+    } else if (length == 0 || byte < 0x20 || byte == 0x7F || c1_control) {
+      for (const char c : text.substr(0, std::max<size_t>(1, length)))
+        line += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    } else {
+      line += text.substr(0, length);
+    }
+    text.remove_prefix(std::max<size_t>(1, length));
+  }
+  return line;
 }
 
 }  // namespace gladius

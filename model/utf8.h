@@ -25,6 +25,10 @@ bool utf8_is_valid(std::string_view text);  // well-formed from start to end
 // to 3.
 size_t utf8_incomplete_suffix(std::string_view text);
 
+// Text from a file as a terminal may show it, in one line: control characters, with which a file could steer
+// the terminal, and bytes that are no UTF-8 are escaped ("\n", "\x1b").
+std::string printable(std::string_view text);
+
 // Appends code point, at most U+10FFFF, to out.
 void append_utf8(uint32_t code_point, std::string& out);
 

@@ -1,0 +1,44 @@
+// What the commands share that score a text in chunks.
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include <nlohmann/json.hpp>
+
+#include "eval/statistics.h"
+#include "export/atomic_file.h"
+#include "model/tokenizer.h"
+
+namespace gladius::cli {
+
+// --data, --context, --chunks, --json.
+struct ChunkOptions {
+  std::string data, json;
+  int64_t context = 512, chunks = 0;
+};
+CLI::Option* add_chunk_options(CLI::App& command, ChunkOptions& options);  // returns --data's
+
+// The text's tokens, after BOS where the vocabulary adds one. Throws Error naming the file.
+std::vector<int32_t> read_tokens(const Tokenizer& tokenizer, const std::string& path);
+// What stands in place of a chunk's first token; negative: nothing.
+int32_t added_bos(const Vocab& vocab);
+
+// A file for results that come later, so that a wrong name is noticed before the work.
+class JsonOutput {
+ public:
+  // Empty: nothing is written; "-": standard output. Throws Error where the file cannot be written.
+  explicit JsonOutput(const std::string& path);
+  bool to_stdout() const { return to_stdout_; }
+  void write(const nlohmann::ordered_json& value);
+
+ private:
+  bool to_stdout_;
+  std::unique_ptr<AtomicFile> file_;
+};
+
+nlohmann::ordered_json to_json(const Estimate& estimate);  // {"value": …, "error": …}
+
+}  // namespace gladius::cli
