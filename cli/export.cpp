@@ -26,7 +26,7 @@ void run(const Options& o) {
   if (o.gguf.empty() && !o.hf) wrong_argument("--gguf TYPE or --hf", "nothing to export without one of them");
   const auto backend = make_backend(o.compute);
   const auto pool = BufferPool::make();
-  const SourceModel source = load_model(o.source, *backend, *pool, WeightUse::inference, o.best);
+  const SourceModel source = load_model(o.source, *backend, *pool, WeightUse::rows, o.best);
   const std::string name = o.name.empty() ? file_name(source.model.config.name) : o.name;
   std::optional<ImportanceMatrix> importance;
   if (!o.importance.empty()) importance = read_importance(o.importance);

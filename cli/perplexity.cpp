@@ -35,7 +35,7 @@ void run(const Options& o) {
   JsonOutput json(o.text.json);
   const auto backend = make_backend(o.compute);
   const auto pool = BufferPool::make();
-  const LoadedModel loaded = load_model(o.model, *backend, *pool, WeightUse::inference);
+  const LoadedModel loaded = load_model(o.model, *backend, *pool, weight_use(o.compute));
   const auto tokenizer = make_tokenizer(loaded.vocab, o.model);
   const std::vector<int32_t> tokens = read_tokens(*tokenizer, o.text.data);
   const Chunks chunks = cut_chunks(tokens, o.text.context, o.text.chunks);
@@ -64,7 +64,7 @@ void add_perplexity(CLI::App& app) {
   command->add_option("model", o->model, "GGUF file, Hugging Face folder, checkpoint or training folder")
       ->required();
   add_chunk_options(*command, o->text)->required();
-  add_compute_options(*command, o->compute);
+  add_inference_options(*command, o->compute);
   command->footer("Example:\n  gladius perplexity model-Q4_K_M.gguf --data held-out.txt --chunks 40");
   command->callback([o] { run(*o); });
 }

@@ -203,7 +203,7 @@ void resume(const Options& o, const FoundCheckpoint& found, Trainer& trainer, co
 
 void export_run(const Options& o, Backend& backend) {
   const auto pool = BufferPool::make();
-  const SourceModel source = load_model(o.out, backend, *pool, WeightUse::inference, true);
+  const SourceModel source = load_model(o.out, backend, *pool, WeightUse::rows, true);
   for (const std::string& type : o.export_gguf) {
     QuantizeOptions options;
     options.type = file_type_from_name(type);

@@ -53,7 +53,7 @@ struct Base {
 Base open_base(const Options& o, const LoadedModel& tested, Backend& backend, BufferPool& pool) {
   Base base;
   if (o.base_logits.empty()) {
-    base.model = load_model(o.base(), backend, pool, WeightUse::inference);
+    base.model = load_model(o.base(), backend, pool, weight_use(o.compute));
     check_same_vocab(base.model->vocab, o.base(), tested.vocab, o.tested());
   } else {
     base.file = LogitsFile::open(o.base_logits);
@@ -107,7 +107,9 @@ struct Subject {
 
 Subject open_subject(const Options& o, Backend& backend, BufferPool& pool) {
   Subject s;
-  s.tested = load_model(o.tested(), backend, pool, WeightUse::inference);
+  // --per-tensor reads the rows of its weights.
+  s.tested =
+      load_model(o.tested(), backend, pool, o.per_tensor > 0 ? WeightUse::rows : weight_use(o.compute));
   s.base = open_base(o, s.tested, backend, pool);
   const Vocab& vocab = s.base.model ? s.base.model->vocab : s.tested.vocab;
   s.tokenizer = make_tokenizer(vocab, s.base.model ? o.base() : o.tested());
@@ -221,7 +223,7 @@ void add_validate(CLI::App& app) {
       ->check(whole(0, int64_t{1} << 40))
       ->excludes(command->get_option("--base-logits"));
   command->add_option("--svg", o->svg, "File for a heat map of these shares, by layer and kind of tensor");
-  add_compute_options(*command, o->compute);
+  add_inference_options(*command, o->compute);
   command->footer(
       "Example:\n  gladius validate model-F32.gguf model-Q4_K_M.gguf --data held-out.txt --max-kld 0.05\n"
       "  gladius validate model-Q4_K_M.gguf --base-logits model-F32.kld");

@@ -70,10 +70,11 @@ struct PanelProduct {
   // half stays below 2^24: 4 * 32 * 31 * 63 * 127 for Q5_K, by whole numbers at every step.
   struct Total {
     static constexpr bool in_float = F::has_min;
-    std::conditional_t<in_float, V, I> halves[in_float ? 2 : 1];
+    using Half = std::conditional_t<in_float, V, I>;
+    Half halves[in_float ? 2 : 1];
 
     GLADIUS_INLINE void clear() {
-      for (auto& half : halves) half = std::remove_reference_t<decltype(half)>(0);
+      for (Half& half : halves) half = Half(0);
     }
     GLADIUS_INLINE void add(int group, I sum, const typename Factors::Scale* scale) {
       if constexpr (in_float) {
