@@ -300,7 +300,8 @@ TEST_CASE("progress counts elements, to the last tensor") {
   const TemporaryFolder folder;
   const auto backend = make_cpu_backend(2);
   uint64_t elements = 0, before = 0;
-  for (const GgufTensor& tensor : GgufFile::open(kQuant / "source.gguf").tensors())
+  const GgufFile source = GgufFile::open(kQuant / "source.gguf");
+  for (const GgufTensor& tensor : source.tensors())
     elements += static_cast<uint64_t>(tensor.shape.elements());
   QuantizeOptions options{.type = FileType::Q4_0};
   options.progress = [&](const QuantizeStep& step) {
