@@ -6,6 +6,7 @@
 #include <string>
 
 #include "bench/costs.h"
+#include "kernels/forwarding_backend.h"
 
 namespace gladius::bench {
 
@@ -15,17 +16,14 @@ struct OperationProfile {
   double seconds = 0, flops = 0, bytes = 0;
 };
 
-class ProfilingBackend final : public Backend {
+class ProfilingBackend final : public ForwardingBackend {
  public:
-  explicit ProfilingBackend(std::unique_ptr<Backend> backend) : backend_(std::move(backend)) {}
+  explicit ProfilingBackend(std::unique_ptr<Backend> backend)
+      : ForwardingBackend(*backend), owned_(std::move(backend)) {}
 
   // By operation, for matrix products with their shapes: "matmul_nt 1024x768x768".
   const std::map<std::string, OperationProfile>& profile() const { return profile_; }
   void reset() { profile_.clear(); }
-
-  std::string name() const override { return backend_->name(); }
-  int threads() const override { return backend_->threads(); }
-  size_t scratch_bytes() const override { return backend_->scratch_bytes(); }
 
   void matmul_nt(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override;
   void matmul_nn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override;
@@ -63,7 +61,7 @@ class ProfilingBackend final : public Backend {
   template <class F>
   void time(const std::string& operation, const Cost& cost, F call);
 
-  std::unique_ptr<Backend> backend_;
+  std::unique_ptr<Backend> owned_;
   std::map<std::string, OperationProfile> profile_;
 };
 

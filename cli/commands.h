@@ -17,6 +17,7 @@ void add_evaluate(CLI::App& app);
 void add_logits(CLI::App& app);
 void add_perplexity(CLI::App& app);
 void add_validate(CLI::App& app);
+void add_imatrix(CLI::App& app);
 
 // Ends a command with this exit code after it printed what there was to say.
 struct Exit {

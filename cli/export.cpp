@@ -1,6 +1,9 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <filesystem>
+#include <map>
+#include <tuple>
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
@@ -60,8 +63,22 @@ std::string file_name(std::string name) {
 std::function<void(const QuantizeStep&)> shown_on(Progress& progress) {
   return [&progress](const QuantizeStep& step) {
     stop_if_interrupted();
-    progress.update(step.index, step.count, std::string(step.name));
+    progress.update(step.done, step.total, std::string(step.name));
   };
+}
+
+void note_fallbacks(const std::vector<Fallback>& fallbacks) {
+  constexpr size_t kNames = 3;  // that a line lists
+  std::map<std::tuple<DType, DType, int64_t>, std::vector<std::string>> groups;
+  for (const Fallback& f : fallbacks) groups[{f.wanted, f.used, f.columns}].push_back(f.name);
+  for (auto& [key, names] : groups) {
+    const auto& [wanted, used, columns] = key;
+    const size_t count = names.size();
+    names.resize(std::min(count, kNames));
+    if (count > kNames) names.back() += fmt::format(" and {} more", count - kNames);
+    note("rows of {} are no multiple of {}'s {}: {} instead for {}\n", columns, dtype_info(wanted).name,
+         dtype_info(wanted).block_size, dtype_info(used).name, fmt::join(names, ", "));
+  }
 }
 
 fs::path export_gguf(const SourceModel& source, const fs::path& folder, const std::string& name,
@@ -69,7 +86,9 @@ fs::path export_gguf(const SourceModel& source, const fs::path& folder, const st
   const fs::path path = folder / fmt::format("{}-{}.gguf", name, file_type_name(options.type));
   Progress progress(fmt::format("writing {}", path.filename().string()));
   options.progress = shown_on(progress);
-  save_gguf(path, source.model, source.vocab, source.provenance, options, backend);
+  const auto fallbacks = save_gguf(path, source.model, source.vocab, source.provenance, options, backend);
+  progress.done();
+  note_fallbacks(fallbacks);
   return path;
 }
 

@@ -38,6 +38,7 @@ void add_commands(CLI::App& app) {
   add_train(app);
   add_generate(app);
   add_export(app);
+  add_imatrix(app);
   add_quantize(app);
   add_inspect(app);
   add_plan(app);

@@ -27,8 +27,9 @@ void run(const Options& o) {
   catch_interrupts();
   Progress progress("quantising");
   options.progress = shown_on(progress);
-  quantize_file(o.in, o.out, options, *backend);
+  const std::vector<Fallback> fallbacks = quantize_file(o.in, o.out, options, *backend);
   progress.done();
+  note_fallbacks(fallbacks);
   fmt::print("{}: {} → {}: {}\n", o.out, human_bytes(std::filesystem::file_size(o.in)),
              file_type_name(options.type), human_bytes(std::filesystem::file_size(o.out)));
 }

@@ -236,8 +236,9 @@ LoadedModel load_gguf_f32(const std::filesystem::path& path, Backend& backend, B
   return loaded;
 }
 
-void save_gguf(const std::filesystem::path& path, const Model& model, const Vocab& vocab,
-               const Provenance& provenance, const QuantizeOptions& options, Backend& backend) {
+std::vector<Fallback> save_gguf(const std::filesystem::path& path, const Model& model, const Vocab& vocab,
+                                const Provenance& provenance, const QuantizeOptions& options,
+                                Backend& backend) {
   if (vocab.size() != model.config.vocab) {
     fail("cannot write {}: the vocabulary has {} tokens, but the model {}", path.string(), vocab.size(),
          model.config.vocab);
@@ -253,7 +254,7 @@ void save_gguf(const std::filesystem::path& path, const Model& model, const Voca
     tensors.push_back({gguf_tensor(kRopeFactors, DType::F32, {static_cast<int64_t>(divisors.size())}),
                        std::as_bytes(std::span(divisors))});
   }
-  write_gguf_as(path, model_metadata(model, vocab, provenance), std::move(tensors), options, backend);
+  return write_gguf_as(path, model_metadata(model, vocab, provenance), std::move(tensors), options, backend);
 }
 
 }  // namespace gladius

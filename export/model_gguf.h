@@ -23,9 +23,10 @@ LoadedModel load_gguf_panels(const std::filesystem::path& path, Backend& backend
 LoadedModel load_gguf_f32(const std::filesystem::path& path, Backend& backend, BufferPool& pool);
 
 // Writes a model as a file type. Weights may be of any type that quantize_file accepts. Same input, same
-// bytes, and the same as quantize_file makes of the model's F32 file.
-void save_gguf(const std::filesystem::path& path, const Model& model, const Vocab& vocab,
-               const Provenance& provenance, const QuantizeOptions& options, Backend& backend);
+// bytes, and the same as quantize_file makes of the model's F32 file; so is what it returns.
+std::vector<Fallback> save_gguf(const std::filesystem::path& path, const Model& model, const Vocab& vocab,
+                                const Provenance& provenance, const QuantizeOptions& options,
+                                Backend& backend);
 
 // The configuration in a file's metadata, its tensors' presence included (tied head, RoPE divisors).
 Config read_gguf_config(const GgufFile& file);

@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <charconv>
 #include <memory>
 #include <tuple>
+
+#include "kernels/parallel.h"
 
 namespace gladius {
 namespace {
@@ -84,6 +87,21 @@ DType type_of_down(FileType type, DType base, int64_t layer, const MixContext& c
   }
 }
 
+// What a file type's rules give a tensor, however long its rows are; empty: it stays as it is stored.
+std::optional<DType> mix_type(std::string_view name, const Shape& shape, FileType type,
+                              const MixContext& context) {
+  const bool weight = name.ends_with("weight") && name.find("_norm.weight") == std::string_view::npos;
+  if (shape.rank() < 2 || !weight) return std::nullopt;
+  const DType base = info_of(type).base;
+  if (!dtype_info(base).quantised) return base;
+  const int64_t layer = layer_of(name);
+  if (name == "output.weight" || (context.tied && name == "token_embd.weight"))
+    return base == DType::Q8_0 ? base : DType::Q6_K;
+  if (name.ends_with("attn_v.weight")) return type_of_value(type, base, layer, context);
+  if (name.ends_with("ffn_down.weight")) return type_of_down(type, base, layer, context);
+  return base;
+}
+
 DType fall_back(DType dtype, int64_t row) {
   const auto fits = [row](DType candidate) { return row % dtype_info(candidate).block_size == 0; };
   if (fits(dtype)) return dtype;
@@ -100,41 +118,59 @@ bool comes_before(const SourceTensor& a, const SourceTensor& b) {
          std::tuple(layer_of(b.record.name), std::string_view(b.record.name));
 }
 
-// The importances for a tensor's columns; null when it has none.
-const float* importance_of(const SourceTensor& tensor, const QuantizeOptions& options) {
-  if (!options.importance) return nullptr;
-  const std::vector<float>* values = options.importance->find(tensor.record.name);
-  if (!values) return nullptr;
+// The importances of a tensor's columns; empty when it has none.
+std::vector<float> importance_of(const SourceTensor& tensor, const QuantizeOptions& options) {
+  if (!options.importance) return {};
+  std::vector<float> values = options.importance->means(tensor.record.name);
   const int64_t columns = tensor.record.shape[-1];
-  if (static_cast<int64_t>(values->size()) == columns) return values->data();
-  if (tensor.record.name == "token_embd.weight")
-    return nullptr;  // a tied head's matrix may belong to the output
+  if (values.empty() || static_cast<int64_t>(values.size()) == columns) return values;
+  if (tensor.record.name == "token_embd.weight") return {};  // a tied head's matrix may belong to the output
   fail("{}: it has {} importances for '{}', which has {} columns; it was made for another model",
-       options.importance->file, values->size(), tensor.record.name, columns);
+       options.importance->file, values.size(), tensor.record.name, columns);
 }
 
-// Converts one tensor by groups of rows, so that memory stays small.
+// Whether all values (of quantised types: all scales) are finite.
+bool all_finite(DType dtype, std::span<const std::byte> bytes, int threads) {
+  constexpr int64_t kBlocksPerTask = 1 << 16;
+  const int64_t block = dtype_info(dtype).block_bytes, blocks = static_cast<int64_t>(bytes.size()) / block;
+  std::atomic<bool> finite{true};
+  parallel_ranges(threads, blocks, kBlocksPerTask, [&](int64_t begin, int64_t end) {
+    const auto part =
+        bytes.subspan(static_cast<size_t>(begin * block), static_cast<size_t>((end - begin) * block));
+    if (first_not_finite(dtype, part)) finite = false;
+  });
+  return finite;
+}
+
+// Converts tensors by groups of rows, so that memory stays small; all threads share a group.
 class Converter {
  public:
-  Converter(std::string path, Backend& backend, GgufWriter& writer)
-      : path_(std::move(path)), backend_(backend), writer_(writer) {}
+  Converter(std::string path, Backend& backend, GgufWriter& writer, const QuantizeOptions& options,
+            uint64_t total)
+      : path_(std::move(path)), backend_(backend), writer_(writer), options_(options), total_(total) {}
 
-  void convert(const SourceTensor& tensor, uint32_t to, const float* importance) {
+  void convert(const SourceTensor& tensor, uint32_t to) {
+    const std::vector<float> importance = importance_of(tensor, options_);
     const auto from_type = dtype_from_id(tensor.record.type);
     if (tensor.record.type == to) {
+      show(tensor);
       if (from_type) check(tensor, *from_type, tensor.data, "holds");
       writer_.append(tensor.data);
+      done_ += static_cast<uint64_t>(tensor.record.shape.elements());
       return;
     }
     const DType from = *from_type, target = *dtype_from_id(to);
     const int64_t columns = tensor.record.shape[-1], rows = tensor.record.shape.rows();
     const int64_t group = std::clamp<int64_t>(kGroupElements / columns, 1, rows);
     for (int64_t row = 0; row < rows; row += group) {
+      show(tensor);
       const int64_t count = std::min(group, rows - row);
       const auto source = tensor.data.subspan(static_cast<size_t>(row * row_bytes(from, columns)),
                                               static_cast<size_t>(count * row_bytes(from, columns)));
       check(tensor, from, source, "holds");
-      writer_.append(converted(from, target, count, columns, source, importance, tensor));
+      const float* weights = importance.empty() ? nullptr : importance.data();
+      writer_.append(converted(from, target, count, columns, source, weights, tensor));
+      done_ += static_cast<uint64_t>(count * columns);
     }
   }
 
@@ -157,9 +193,13 @@ class Converter {
     return bytes_;
   }
 
+  void show(const SourceTensor& tensor) const {
+    if (options_.progress) options_.progress({tensor.record.name, done_, total_});
+  }
+
   void check(const SourceTensor& tensor, DType dtype, std::span<const std::byte> bytes,
              std::string_view verb) const {
-    if (!first_not_finite(dtype, bytes)) return;
+    if (all_finite(dtype, bytes, backend_.threads())) return;
     fail("cannot write {}: tensor '{}' {} a NaN or an infinity in type {}", path_, tensor.record.name, verb,
          dtype_info(dtype).name);
   }
@@ -167,6 +207,8 @@ class Converter {
   std::string path_;
   Backend& backend_;
   GgufWriter& writer_;
+  const QuantizeOptions& options_;
+  uint64_t done_ = 0, total_;  // elements
   std::vector<float> floats_;
   std::vector<std::byte> bytes_;
 };
@@ -196,8 +238,9 @@ void set_quantisation_keys(GgufMetadata& metadata, const QuantizeOptions& option
   if (!options.importance) return;
   const ImportanceMatrix& matrix = *options.importance;
   metadata.move_to_end("quantize.imatrix.file", matrix.file);
-  if (!matrix.dataset.empty()) metadata.move_to_end("quantize.imatrix.dataset", matrix.dataset);
-  metadata.move_to_end("quantize.imatrix.entries_count", static_cast<uint32_t>(matrix.values.size()));
+  if (!matrix.datasets.empty() && !matrix.datasets.front().empty())
+    metadata.move_to_end("quantize.imatrix.dataset", matrix.datasets.front());
+  metadata.move_to_end("quantize.imatrix.entries_count", static_cast<uint32_t>(matrix.entries.size()));
   metadata.move_to_end("quantize.imatrix.chunks_count", matrix.chunks);
 }
 
@@ -205,10 +248,10 @@ void set_quantisation_keys(GgufMetadata& metadata, const QuantizeOptions& option
 void check_importance(const std::vector<SourceTensor>& tensors, const QuantizeOptions& options) {
   if (!options.importance) return;
   for (const SourceTensor& tensor : tensors) {
-    if (options.importance->find(tensor.record.name)) return;
+    if (options.importance->entries.contains(tensor.record.name)) return;
   }
   fail("{}: none of its {} entries is named as a tensor of this model", options.importance->file,
-       options.importance->values.size());
+       options.importance->entries.size());
 }
 
 void check_convertible(const SourceTensor& tensor, uint32_t to, const QuantizeOptions& options,
@@ -258,51 +301,40 @@ std::vector<std::string_view> file_type_names() {
 
 uint32_t choose_type(std::string_view name, const Shape& shape, uint32_t stored, FileType type,
                      const MixContext& context) {
-  const bool weight = name.ends_with("weight") && name.find("_norm.weight") == std::string_view::npos;
-  if (shape.rank() < 2 || !weight) return stored;
-  const DType base = info_of(type).base;
-  if (!dtype_info(base).quantised) return id_of(base);
-  const int64_t layer = layer_of(name);
-  DType chosen = base;
-  if (name == "output.weight" || (context.tied && name == "token_embd.weight")) {
-    const bool whole_blocks = shape[-1] % dtype_info(base).block_size == 0;
-    chosen = whole_blocks && base != DType::Q8_0 ? DType::Q6_K : DType::Q8_0;
-  } else if (name.ends_with("attn_v.weight")) {
-    chosen = type_of_value(type, base, layer, context);
-  } else if (name.ends_with("ffn_down.weight")) {
-    chosen = type_of_down(type, base, layer, context);
-  }
-  return id_of(fall_back(chosen, shape[-1]));
+  const std::optional<DType> wanted = mix_type(name, shape, type, context);
+  return wanted ? id_of(fall_back(*wanted, shape[-1])) : stored;
 }
 
-void write_gguf_as(const std::filesystem::path& path, GgufMetadata metadata,
-                   std::vector<SourceTensor> tensors, const QuantizeOptions& options, Backend& backend) {
+std::vector<Fallback> write_gguf_as(const std::filesystem::path& path, GgufMetadata metadata,
+                                    std::vector<SourceTensor> tensors, const QuantizeOptions& options,
+                                    Backend& backend) {
   const MixContext context = mix_context(metadata, tensors, options, path.string());
   check_importance(tensors, options);
   set_quantisation_keys(metadata, options);
   std::sort(tensors.begin(), tensors.end(), comes_before);
   std::vector<GgufTensor> records;
+  std::vector<Fallback> fallbacks;
+  uint64_t elements = 0;
   for (const SourceTensor& tensor : tensors) {
-    const uint32_t to =
-        choose_type(tensor.record.name, tensor.record.shape, tensor.record.type, options.type, context);
+    const std::string& name = tensor.record.name;
+    const Shape& shape = tensor.record.shape;
+    const uint32_t to = choose_type(name, shape, tensor.record.type, options.type, context);
     check_convertible(tensor, to, options, path.string());
-    records.push_back(tensor.record);
-    if (to == tensor.record.type) continue;
-    records.back() = gguf_tensor(tensor.record.name, *dtype_from_id(to), tensor.record.shape);
+    const auto wanted = mix_type(name, shape, options.type, context);
+    if (wanted && id_of(*wanted) != to) fallbacks.push_back({name, shape[-1], *wanted, *dtype_from_id(to)});
+    records.push_back(to == tensor.record.type ? tensor.record
+                                               : gguf_tensor(name, *dtype_from_id(to), shape));
+    elements += static_cast<uint64_t>(shape.elements());
   }
   GgufWriter writer(path, metadata, records);
-  Converter converter(path.string(), backend, writer);
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    if (options.progress) {
-      options.progress({i, tensors.size(), tensors[i].record.name, tensors[i].record.type, records[i].type});
-    }
-    converter.convert(tensors[i], records[i].type, importance_of(tensors[i], options));
-  }
+  Converter converter(path.string(), backend, writer, options, elements);
+  for (size_t i = 0; i < tensors.size(); ++i) converter.convert(tensors[i], records[i].type);
   writer.finish();
+  return fallbacks;
 }
 
-void quantize_file(const std::filesystem::path& in, const std::filesystem::path& out,
-                   const QuantizeOptions& options, Backend& backend) {
+std::vector<Fallback> quantize_file(const std::filesystem::path& in, const std::filesystem::path& out,
+                                    const QuantizeOptions& options, Backend& backend) {
   const GgufFile file = GgufFile::open(in);
   const std::string source = in.string();
   const std::string& architecture = file.metadata().get<std::string>("general.architecture", source);
@@ -315,7 +347,7 @@ void quantize_file(const std::filesystem::path& in, const std::filesystem::path&
   std::error_code ignored;
   if (std::filesystem::equivalent(in, out, ignored)) fail("{}: input and output are the same file", source);
   try {
-    write_gguf_as(out, file.metadata(), std::move(tensors), options, backend);
+    return write_gguf_as(out, file.metadata(), std::move(tensors), options, backend);
   } catch (const Error& error) {
     fail("quantising {}: {}", source, error.what());
   }

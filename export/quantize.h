@@ -60,27 +60,35 @@ struct SourceTensor {
 };
 
 struct QuantizeStep {
-  size_t index, count;  // this tensor, of how many
-  std::string_view name;
-  uint32_t from, to;  // tensor types (GgufTensorType::id)
+  std::string_view name;  // of the tensor in hand
+  uint64_t done, total;   // elements of all tensors
+};
+
+// A tensor whose rows are no whole number of its type's blocks, and what it was given instead.
+struct Fallback {
+  std::string name;
+  int64_t columns;  // of a row
+  DType wanted, used;
 };
 
 struct QuantizeOptions {
   FileType type = FileType::Q4_K_M;
   const ImportanceMatrix* importance = nullptr;  // null: all columns count alike
   bool requantize = false;  // allow tensors that are quantised already to be quantised again
-  std::function<void(const QuantizeStep&)> progress{};  // called before each tensor; may be empty
+  std::function<void(const QuantizeStep&)> progress{};  // called as the work goes on; may be empty, may throw
 };
 
 // Writes tensors converted to a file type, ordered as llama-quantize does (outside the layers first, then by
 // layer and name). metadata gets general.quantization_version and general.file_type, and quantize.imatrix.*
 // where a matrix is used. Throws Error naming the tensor for values that are not finite, before or after
-// conversion, and for a matrix that does not fit; nothing half-written stays.
-void write_gguf_as(const std::filesystem::path& path, GgufMetadata metadata,
-                   std::vector<SourceTensor> tensors, const QuantizeOptions& options, Backend& backend);
+// conversion, and for a matrix that does not fit; nothing half-written stays. Returns the tensors whose type
+// fell back to another.
+std::vector<Fallback> write_gguf_as(const std::filesystem::path& path, GgufMetadata metadata,
+                                    std::vector<SourceTensor> tensors, const QuantizeOptions& options,
+                                    Backend& backend);
 
 // Converts a Llama-architecture GGUF file, keeping every metadata key that it does not know.
-void quantize_file(const std::filesystem::path& in, const std::filesystem::path& out,
-                   const QuantizeOptions& options, Backend& backend);
+std::vector<Fallback> quantize_file(const std::filesystem::path& in, const std::filesystem::path& out,
+                                    const QuantizeOptions& options, Backend& backend);
 
 }  // namespace gladius

@@ -22,6 +22,7 @@ const std::vector<std::vector<std::string>> kCommands = {{"tokenizer"},
                                                          {"train"},
                                                          {"generate"},
                                                          {"export"},
+                                                         {"imatrix"},
                                                          {"quantize"},
                                                          {"inspect"},
                                                          {"plan"},
@@ -66,6 +67,8 @@ TEST_CASE("wrong arguments: one line that names them, exit code 2") {
   check_refused({"generate", "m.gguf", "--threads", "-3"}, 2, {"--threads", "-3"});
   check_refused({"generate", "m.gguf", "--prompt", "a", "--prompt-file", "b"}, 2, {"--prompt"});
   check_refused({"quantize", "a.gguf", "b.gguf", "Q9_X"}, 2, {"Q9_X", "Q4_K_M"});
+  check_refused({"imatrix", "m.gguf", "--data", "a", "--out", "b", "--form", "csv"}, 2, {"--form", "csv"});
+  check_refused({"imatrix", "m.gguf", "--data", "a"}, 2, {"--out"});
   check_refused({"export", "run", "--out", "folder"}, 2, {"--gguf", "--hf"});
   check_refused({"export", "run", "--out", "folder", "--gguf", "Q9_X"}, 2, {"--gguf", "Q9_X", "Q4_K_M"});
   check_refused({"plan", "--context", "0"}, 2, {"--context"});

@@ -253,56 +253,65 @@ TEST_CASE("values that are not finite or do not fit stop the conversion and leav
   CHECK(std::filesystem::is_empty(folder.path()));
 }
 
-TEST_CASE("importance matrices: both forms, and a matrix of another model is refused") {
+TEST_CASE("importance matrices: a file of llama.cpp's, and a matrix of another model is refused") {
   const TemporaryFolder folder;
-  const ImportanceMatrix gguf = read_importance(kQuant / "imatrix.gguf");
-  CHECK(gguf.values.size() == 14);
-  CHECK(gguf.dataset == "synthetic");
-  CHECK(gguf.chunks == 8);
-  REQUIRE(gguf.find("blk.1.ffn_down.weight") != nullptr);
-  CHECK(gguf.find("output.weight") == nullptr);
+  const ImportanceMatrix matrix = read_importance(kQuant / "imatrix.gguf");
+  CHECK(matrix.entries.size() == 14);
+  CHECK(matrix.datasets == std::vector<std::string>{"synthetic"});
+  CHECK(matrix.chunks == 8);
+  CHECK(matrix.chunk_size == 512);
+  CHECK(matrix.entries.at("blk.1.ffn_down.weight").count == 8 * 512);
+  CHECK(matrix.means("output.weight").empty());
 
-  // The older form of the same values, with 3 calls: it holds value * calls.
-  std::string dat;
-  const auto integer = [&](int32_t value) { dat.append(reinterpret_cast<const char*>(&value), 4); };
-  integer(static_cast<int32_t>(gguf.values.size()));
-  for (const auto& [name, values] : gguf.values) {
-    integer(static_cast<int32_t>(name.size()));
-    dat += name;
-    integer(3);
-    integer(static_cast<int32_t>(values.size()));
-    for (const float value : values) {
-      const float sum = value * 3;
-      dat.append(reinterpret_cast<const char*>(&sum), 4);
-    }
-  }
-  integer(8);
-  integer(9);
-  dat += "synthetic";
-  test::write(folder / "imatrix.dat", dat);
-  const ImportanceMatrix old = read_importance(folder / "imatrix.dat");
-  CHECK(old.dataset == "synthetic");
-  CHECK(old.chunks == 8);
-  REQUIRE(old.values.size() == gguf.values.size());
-  for (const auto& [name, values] : gguf.values) {
-    for (size_t i = 0; i < values.size(); ++i) {  // two roundings: of the product and of the quotient
-      CHECK(std::fabs(old.find(name)->at(i) - values[i]) <=
-            values[i] * std::numeric_limits<float>::epsilon());
-    }
-  }
-
-  for (size_t length :
-       {size_t{0}, size_t{3}, size_t{10}, size_t{40}, dat.size() - 1}) {  // truncated anywhere
-    test::write(folder / "cut.dat", dat.substr(0, length));
-    CHECK(contains(message_of([&] { read_importance(folder / "cut.dat"); }), "cut.dat"));
-  }
   const auto backend = make_reference_backend();
   const std::string message = message_of([&] {
     quantize_file(kQuant / "odd-source.gguf", folder / "x.gguf",
-                  {.type = FileType::Q4_0, .importance = &gguf}, *backend);
+                  {.type = FileType::Q4_0, .importance = &matrix}, *backend);
   });
   CHECK(contains(message, "another model"));
   CHECK(!std::filesystem::exists(folder / "x.gguf"));
+}
+
+TEST_CASE("tensors whose rows do not fit a type's blocks are named with what they got") {
+  const TemporaryFolder folder;
+  const auto backend = make_cpu_backend(2);
+  const auto fallbacks = [&](const char* source, FileType type) {
+    return quantize_file(kQuant / source, folder / "x.gguf", {.type = type}, *backend);
+  };
+  CHECK(fallbacks("source.gguf", FileType::Q4_K_M).empty());
+  CHECK(fallbacks("odd-source.gguf", FileType::F16).empty());
+  const std::vector<Fallback> found = fallbacks("odd-source.gguf", FileType::Q4_K_M);
+  const GgufFile file = GgufFile::open(folder / "x.gguf");
+  const std::map<DType, DType> used = {
+      {DType::Q4_K, DType::Q5_0}, {DType::Q5_K, DType::Q5_1}, {DType::Q6_K, DType::Q8_0}};
+  size_t matrices = 0;
+  for (const GgufTensor& tensor : file.tensors()) matrices += tensor.shape.rank() == 2;
+  CHECK(found.size() == matrices);
+  for (const Fallback& f : found) {
+    CAPTURE(f.name);
+    CHECK(f.columns % 256 != 0);
+    CHECK(f.columns == file.find(f.name)->shape[-1]);
+    CHECK(f.used == *dtype_from_id(file.find(f.name)->type));
+    CHECK((f.used == used.at(f.wanted) || f.used == DType::F16));
+  }
+}
+
+TEST_CASE("progress counts elements, to the last tensor") {
+  const TemporaryFolder folder;
+  const auto backend = make_cpu_backend(2);
+  uint64_t elements = 0, before = 0;
+  const GgufFile source = GgufFile::open(kQuant / "source.gguf");
+  for (const GgufTensor& tensor : source.tensors())
+    elements += static_cast<uint64_t>(tensor.shape.elements());
+  QuantizeOptions options{.type = FileType::Q4_0};
+  options.progress = [&](const QuantizeStep& step) {
+    CHECK(step.total == elements);
+    CHECK(step.done >= before);
+    CHECK(step.done < elements);
+    before = step.done;
+  };
+  quantize_file(kQuant / "source.gguf", folder / "x.gguf", options, *backend);
+  CHECK(before > elements / 2);
 }
 
 TEST_CASE("unknown file types and files of other architectures are refused") {
