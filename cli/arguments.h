@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "cli/machine.h"
 #include "export/quantize.h"
 #include "kernels/backend.h"
 #include "model/config.h"
@@ -20,7 +21,9 @@ struct ComputeOptions {
   bool pin = false;
 };
 void add_compute_options(CLI::App& command, ComputeOptions& options);
-std::unique_ptr<Backend> make_backend(const ComputeOptions& options);
+void add_device_options(CLI::App& command, ComputeOptions& options);  // all of them but --threads
+// found: what there was before any thread was pinned.
+std::unique_ptr<Backend> make_backend(const ComputeOptions& options, const Processors& found = processors());
 
 inline constexpr double kBelowOne =
     1 - std::numeric_limits<float>::epsilon() / 2.0;  // the largest float below 1
@@ -31,6 +34,7 @@ CLI::Validator not_negative();
 CLI::Validator whole(int64_t low, int64_t high);  // whole numbers
 
 // Bounds that commands share.
+inline constexpr int kMostThreads = 1024;
 inline constexpr int64_t kMostSequences = 1 << 16, kMostContext = 1 << 20, kMostMicroBatches = 1 << 16,
                          kMostSteps = int64_t{1} << 40;
 

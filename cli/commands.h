@@ -15,6 +15,7 @@ void add_plan(CLI::App& app);
 void add_doctor(CLI::App& app);
 void add_evaluate(CLI::App& app);
 void add_logits(CLI::App& app);
+void add_bench(CLI::App& app);
 
 // Ends a command with this exit code after it printed what there was to say.
 struct Exit {

@@ -44,6 +44,7 @@ void add_commands(CLI::App& app) {
   add_doctor(app);
   add_evaluate(app);
   add_logits(app);
+  add_bench(app);
 }
 
 int run(int argc, char** argv) {
