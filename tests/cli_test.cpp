@@ -3,16 +3,16 @@
 #include <sched.h>
 
 #include <doctest/doctest.h>
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <sstream>
 
 #include "export/gguf.h"
 #include "kernels/backend.h"
-#include "tests/process.h"
+#include "tests/cli_support.h"
 #include "train/folder_lock.h"
 
 namespace gladius::test {
@@ -30,67 +30,8 @@ const std::vector<std::vector<std::string>> kCommands = {{"tokenizer"},
                                                          {"plan"},
                                                          {"doctor"},
                                                          {"evaluate"},
-                                                         {"logits"}};
-
-std::string joined(const std::vector<std::string>& arguments) {
-  std::string line = "gladius";
-  for (const std::string& argument : arguments) line += " " + argument;
-  return line;
-}
-
-// The command fails with this exit code, prints no result, and its last line on standard error, before which
-// only progress may stand, is "gladius…: " and a message that holds all of `parts`.
-void check_refused(const std::vector<std::string>& arguments, int code,
-                   const std::vector<std::string>& parts) {
-  const Outcome outcome = run(arguments);
-  INFO(joined(arguments) << "\nexit code " << outcome.code << ", signal " << outcome.signal << "\n"
-                         << outcome.err);
-  CHECK(outcome.code == code);
-  CHECK(outcome.out.empty());
-  REQUIRE(outcome.err.ends_with('\n'));
-  const std::string lines = fmt::format("\n{}", outcome.err.substr(0, outcome.err.size() - 1));
-  const std::string message = lines.substr(lines.rfind('\n') + 1);
-  CHECK(message.starts_with("gladius"));
-  if (code == 2) CHECK(message + "\n" == outcome.err);
-  for (const std::string& part : parts) CHECK_MESSAGE(contains(message, part), part);
-}
-
-// A text, a tokenizer and a model trained for two steps, made once for all tests.
-class Material {
- public:
-  Material() {
-    std::string text;
-    for (int i = 0; i < 3000; ++i) text += i % 7 == 6 ? "night falls on Rome.\n" : "the king speaks ";
-    write(folder_ / "text.txt", text);
-    write(folder_ / "config.json", R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
-      "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
-      "num_attention_heads": 2, "num_key_value_heads": 1, "hidden_act": "silu", "max_position_embeddings": 48,
-      "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": false})");
-    must({"tokenizer", "train", path("text.txt"), "--vocab", "300", "--out", path("tokenizer.gguf")});
-    must(training("run"));
-    must({"export", path("run"), "--gguf", "F32,Q8_0", "--hf", "--name", "m", "--out", path("")});
-  }
-
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
-
-  std::vector<std::string> training(const std::string& out) const {
-    return with(training_arguments(folder_.path(), out), {"--steps", "2", "--batch", "2", "--context", "32",
-                                                          "--threads", "1", "--validation-windows", "2"});
-  }
-
- private:
-  static void must(const std::vector<std::string>& arguments) {
-    const Outcome outcome = run(arguments);
-    if (outcome.code != 0) throw std::runtime_error(joined(arguments) + ": " + outcome.err);
-  }
-
-  TemporaryFolder folder_;
-};
-
-const Material& material() {
-  static const Material made;
-  return made;
-}
+                                                         {"logits"},
+                                                         {"bench"}};
 
 TEST_CASE("every command has help with an example") {
   for (const auto& command : kCommands) {
@@ -144,7 +85,16 @@ TEST_CASE("wrong arguments: one line that names them, exit code 2") {
   check_refused({"train", "text.txt", "--out", "run", "--init-from", "m", "--model", "c"}, 2,
                 {"--init-from", "--model"});
   check_refused({"tokenizer", "train", "a.txt", "--out", "t.gguf", "--coverage", "0.5"}, 2, {"--coverage"});
+  check_refused({"bench", "m.gguf", "-p", "1,x"}, 2, {"--n-prompt", "x", "whole"});
+  check_refused({"bench", "m.gguf", "-t", "-1"}, 2, {"--threads", "-1"});
+  check_refused({"bench", "m.gguf", "-r", "0"}, 2, {"--repetitions", "0"});
+  check_refused({"bench", "m.gguf", "-o", "sql"}, 2, {"--output", "sql"});
+  check_refused({"bench", "m.gguf", "--pg", "5"}, 2, {"--pg", "as in"});
+  check_refused({"bench", "m.gguf", "-p", "0", "-n", "0"}, 2, {"--n-prompt", "nothing to measure"});
   const Material& m = material();
+  check_refused({"bench", m.path("m-F32.gguf"), "-p", "49"}, 2, {"--n-prompt", "49", "context of 48", "fewer"});
+  check_refused({"bench", m.path("m-F32.gguf"), "-p", "8", "-n", "40", "-d", "9"}, 2,
+                {"-n", "40", "9", "48"});
   for (const char* option : {"--temperature", "--top-p", "--min-p", "--repeat-penalty"}) {
     check_refused({"generate", m.path("m-F32.gguf"), "--prompt", "a", option, "nan"}, 2, {option});
     check_refused({"generate", m.path("m-F32.gguf"), "--prompt", "a", option, "-0.5"}, 2, {option});
@@ -192,6 +142,7 @@ TEST_CASE("files that are missing or something else are named, exit code 1") {
     check_refused({"evaluate", path, "--data", m.path("text.txt")}, 1, {path});
     check_refused({"export", path, "--gguf", "F32", "--out", out}, 1, {path});
     check_refused({"tokenizer", "encode", path, "a"}, 1, {path});
+    check_refused({"bench", path}, 1, {path});
   }
   check_refused({"quantize", missing, out, "Q8_0"}, 1, {missing});
   check_refused({"train", (folder / "missing.txt").string(), "--out", out}, 1, {"missing.txt"});
