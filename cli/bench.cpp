@@ -106,7 +106,8 @@ class Bench {
     options.cancel = &interrupted();
     options.progress = [&](int64_t done) {
       progress_.update(static_cast<uint64_t>(done_ + done), static_cast<uint64_t>(total_work_),
-                       fmt::format("{}, {} threads", test_name(test), backend.threads()));
+                       fmt::format("{}, {} thread{}", test_name(test), backend.threads(),
+                                   backend.threads() == 1 ? "" : "s"));
     };
     const InferenceTimes times = time_inference(ctx, model_, test, options);
     done_ += test_work(test, options);
