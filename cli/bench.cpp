@@ -104,10 +104,10 @@ class Bench {
     const std::time_t now = std::time(nullptr);
     BenchOptions options = o_.bench;
     options.cancel = &interrupted();
+    const std::string label =
+        fmt::format("{}, {} thread{}", test_name(test), backend.threads(), backend.threads() == 1 ? "" : "s");
     options.progress = [&](int64_t done) {
-      progress_.update(static_cast<uint64_t>(done_ + done), static_cast<uint64_t>(total_work_),
-                       fmt::format("{}, {} thread{}", test_name(test), backend.threads(),
-                                   backend.threads() == 1 ? "" : "s"));
+      progress_.update(static_cast<uint64_t>(done_ + done), static_cast<uint64_t>(total_work_), label);
     };
     const InferenceTimes times = time_inference(ctx, model_, test, options);
     done_ += test_work(test, options);

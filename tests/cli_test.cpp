@@ -92,7 +92,8 @@ TEST_CASE("wrong arguments: one line that names them, exit code 2") {
   check_refused({"bench", "m.gguf", "--pg", "5"}, 2, {"--pg", "as in"});
   check_refused({"bench", "m.gguf", "-p", "0", "-n", "0"}, 2, {"--n-prompt", "nothing to measure"});
   const Material& m = material();
-  check_refused({"bench", m.path("m-F32.gguf"), "-p", "49"}, 2, {"--n-prompt", "49", "context of 48", "fewer"});
+  check_refused({"bench", m.path("m-F32.gguf"), "-p", "49"}, 2,
+                {"--n-prompt", "49", "context of 48", "fewer"});
   check_refused({"bench", m.path("m-F32.gguf"), "-p", "8", "-n", "40", "-d", "9"}, 2,
                 {"-n", "40", "9", "48"});
   for (const char* option : {"--temperature", "--top-p", "--min-p", "--repeat-penalty"}) {
