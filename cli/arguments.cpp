@@ -11,37 +11,43 @@
 #include <iostream>
 #include <iterator>
 
-#include "cli/machine.h"
 #include "cli/terminal.h"
 #include "engine/error.h"
 #include "kernels/parallel.h"
 
 namespace gladius::cli {
 
-void add_compute_options(CLI::App& command, ComputeOptions& options) {
+void add_device_options(CLI::App& command, ComputeOptions& options) {
   command.add_option("--device", options.device, "Where to compute: auto, cpu or cuda")
       ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
       ->capture_default_str();
   command.add_option("--backend", options.backend, "Matrix products on the CPU: cpu, or onednn to compare")
       ->check(CLI::IsMember({"cpu", "onednn"}))
       ->capture_default_str();
-  command.add_option("--threads", options.threads, "Threads; 0: one for each core that this process may use")
-      ->check(whole(0, 1024))
-      ->capture_default_str();
   command.add_flag("--pin", options.pin, "Keep each thread on a core of its own");
 }
 
-void add_inference_options(CLI::App& command, ComputeOptions& options) {
-  add_compute_options(command, options);
+void add_compute_options(CLI::App& command, ComputeOptions& options) {
+  add_device_options(command, options);
+  command.add_option("--threads", options.threads, "Threads; 0: one for each core that this process may use")
+      ->check(whole(0, kMostThreads))
+      ->capture_default_str();
+}
+
+void add_repack_option(CLI::App& command, ComputeOptions& options) {
   command.add_flag(
       "!--no-repack", options.repack,
       "Compute with quantised weights as they lie in the file: slower, but starts at once and shares "
       "the file's memory");
 }
 
-std::unique_ptr<Backend> make_backend(const ComputeOptions& options) {
+void add_inference_options(CLI::App& command, ComputeOptions& options) {
+  add_compute_options(command, options);
+  add_repack_option(command, options);
+}
+
+std::unique_ptr<Backend> make_backend(const ComputeOptions& options, const Processors& found) {
   if (options.device == "cuda") fail("this build has no CUDA backend; use --device cpu or auto");
-  const Processors found = processors();
   if (options.threads > found.threads())
     note("{} threads on {} of processor time: more than there are cores is slower, not faster\n",
          options.threads, found.threads() == 1 ? "one core" : fmt::format("{} cores", found.threads()));

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "cli/machine.h"
 #include "export/quantize.h"
 #include "kernels/backend.h"
 #include "model/config.h"
@@ -18,12 +19,14 @@ struct ComputeOptions {
   std::string backend = "cpu";
   int threads = 0;  // 0: as many as the process may use
   bool pin = false;
-  bool repack = true;  // see add_inference_options
+  bool repack = true;
 };
 void add_compute_options(CLI::App& command, ComputeOptions& options);
-// These and --no-repack.
-void add_inference_options(CLI::App& command, ComputeOptions& options);
-std::unique_ptr<Backend> make_backend(const ComputeOptions& options);
+void add_device_options(CLI::App& command, ComputeOptions& options);     // all of them but --threads
+void add_repack_option(CLI::App& command, ComputeOptions& options);      // --no-repack
+void add_inference_options(CLI::App& command, ComputeOptions& options);  // compute options and that
+// found: what there was before any thread was pinned.
+std::unique_ptr<Backend> make_backend(const ComputeOptions& options, const Processors& found = processors());
 
 inline constexpr double kBelowOne =
     1 - std::numeric_limits<float>::epsilon() / 2.0;  // the largest float below 1
@@ -34,6 +37,7 @@ CLI::Validator not_negative();
 CLI::Validator whole(int64_t low, int64_t high);  // whole numbers
 
 // Bounds that commands share.
+inline constexpr int kMostThreads = 1024;
 inline constexpr int64_t kMostSequences = 1 << 16, kMostContext = 1 << 20, kMostMicroBatches = 1 << 16,
                          kMostSteps = int64_t{1} << 40;
 

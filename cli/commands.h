@@ -18,6 +18,7 @@ void add_logits(CLI::App& app);
 void add_perplexity(CLI::App& app);
 void add_validate(CLI::App& app);
 void add_imatrix(CLI::App& app);
+void add_bench(CLI::App& app);
 
 // Ends a command with this exit code after it printed what there was to say.
 struct Exit {

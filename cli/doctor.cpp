@@ -19,13 +19,12 @@ std::string memory_text(uint64_t bytes) { return bytes == 0 ? "unknown" : human_
 
 // Speeds that nothing on this machine can exceed.
 void measure(int most_threads) {
-  constexpr int64_t bytes = int64_t{1} << 30;
   for (const int threads : std::set{1, most_threads}) {
     fmt::print("{} {} thread{}: {:.1f} GFLOP/s fp32, {:.1f} bf16", threads == 1 ? "peak      " : "          ",
                threads, threads == 1 ? "" : "s", measure_peak_flops(threads, Precision::fp32) * 1e-9,
                measure_peak_flops(threads, Precision::bf16) * 1e-9);
-    if (available_memory() > 2 * bytes)
-      fmt::print(", {:.1f} GB/s from memory", measure_read_bandwidth(threads, bytes) * 1e-9);
+    if (const double bandwidth = memory_bandwidth(threads); bandwidth > 0)
+      fmt::print(", {:.1f} GB/s from memory", bandwidth * 1e-9);
     fmt::print("\n");
   }
 }

@@ -31,7 +31,7 @@ void run(const Options& o) {
   static_cast<void>(AtomicFile(o.out));  // a place that cannot be written to is refused before the work
   const auto backend = make_backend(o.compute);
   const auto pool = BufferPool::make();
-  const LoadedModel loaded = load_model(o.model, *backend, *pool, WeightUse::inference);
+  const LoadedModel loaded = load_model(o.model, *backend, *pool, WeightUse::rows);
   const auto tokenizer = make_tokenizer(loaded.vocab, o.model);
   if (o.data.ends_with(".jsonl")) fail("{} is no plain text; give a text file", o.data);
   const std::vector<int32_t> tokens = tokenizer->encode(read_text(o.data), true);

@@ -12,6 +12,7 @@
 #include <thread>
 
 #include "kernels/parallel.h"
+#include "kernels/peak.h"
 
 namespace gladius::cli {
 namespace {
@@ -142,5 +143,10 @@ double busy_processors() {
 
 uint64_t total_memory() { return within_groups(memory("MemTotal"), false); }
 uint64_t available_memory() { return within_groups(memory("MemAvailable"), true); }
+
+double memory_bandwidth(int threads) {
+  constexpr int64_t bytes = int64_t{1} << 30;  // far more than caches hold
+  return available_memory() > 2 * bytes ? measure_read_bandwidth(threads, bytes) : 0;
+}
 
 }  // namespace gladius::cli

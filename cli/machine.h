@@ -25,4 +25,8 @@ double busy_processors();
 uint64_t total_memory();      // bytes; 0 when unknown
 uint64_t available_memory();  // bytes that a new program can use without swapping; 0 when unknown
 
+// Bytes a second that these threads read from memory, measured; 0 where that is unknown, or where there is
+// too little memory to measure it.
+double memory_bandwidth(int threads);
+
 }  // namespace gladius::cli

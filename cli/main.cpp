@@ -47,6 +47,7 @@ void add_commands(CLI::App& app) {
   add_perplexity(app);
   add_validate(app);
   add_logits(app);
+  add_bench(app);
 }
 
 int run(int argc, char** argv) {

@@ -141,8 +141,8 @@ class Backend {
   virtual void matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) = 0;
 
   // The same values in a form whose products are faster, for a backend that has one. panels_bytes: how many
-  // bytes W[N,K] takes in it, 0 where there is none. make_panels writes them, 64-byte aligned, for this
-  // backend and no other; only matmul_weight reads them.
+  // bytes W[N,K] takes in it, 0 where there is none. make_panels writes them, 64-byte aligned, for
+  // backends of this kind; only matmul_weight reads them.
   virtual int64_t panels_bytes(DType dtype, int64_t N, int64_t K) const {
     return (void)dtype, (void)N, (void)K, 0;
   }

@@ -24,6 +24,12 @@ class ForwardingBackend : public Backend {
   void matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) override {
     backend_->matmul_weight(d, A, W, C, e);
   }
+  int64_t panels_bytes(DType dtype, int64_t N, int64_t K) const override {
+    return backend_->panels_bytes(dtype, N, K);
+  }
+  void make_panels(DType dtype, int64_t N, int64_t K, const void* rows, void* panels) override {
+    backend_->make_panels(dtype, N, K, rows, panels);
+  }
 
   void embedding(LossDims d, const int32_t* tokens, WeightView W, float* y) override {
     backend_->embedding(d, tokens, W, y);

@@ -15,6 +15,13 @@ void require_range(const std::string& source, std::string_view name, int64_t val
   if (value < low || value > high) fail("{}: {} is {}, but must be {} to {}", source, name, value, low, high);
 }
 
+// Weights of the layers' matrix products.
+int64_t layer_products(const Config& c) {
+  const int64_t norms = c.hidden * (2 * c.layers + 1);
+  const int64_t tables = c.vocab * c.hidden * (c.tied ? 1 : 2);  // embedding and head
+  return c.parameters() - norms - tables;
+}
+
 }  // namespace
 
 void validate(const Config& c, const std::string& source) {
@@ -93,13 +100,18 @@ std::vector<float> rope_scaling_divisors(const RopeScaling& s, float theta, int6
 }
 
 double training_flops(const Config& c, int64_t T) {
-  const int64_t norms = c.hidden * (2 * c.layers + 1);
-  const int64_t embedding =
-      c.tied ? 0 : c.vocab * c.hidden;  // looked up, not multiplied; a tied one is the head, too
-  const int64_t multiplied = c.parameters() - norms - embedding;
+  const int64_t multiplied = layer_products(c) + c.vocab * c.hidden;
   const auto scores_and_mix =
       static_cast<double>(c.layers * c.heads * c.head_dim * (T + 1));  // 2 * (T + 1) / 2
   return 6.0 * (static_cast<double>(multiplied) + scores_and_mix);
+}
+
+double inference_flops(const Config& c, int64_t past, int64_t T) {
+  const double visible =
+      static_cast<double>(T) * (static_cast<double>(past) + static_cast<double>(T + 1) / 2);
+  const double scores_and_mix = 2 * static_cast<double>(c.layers * c.heads * c.head_dim) * visible;
+  return 2 * (static_cast<double>(layer_products(c)) * static_cast<double>(T) +
+              static_cast<double>(c.vocab * c.hidden) + scores_and_mix);
 }
 
 }  // namespace gladius

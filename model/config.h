@@ -45,6 +45,11 @@ Config preset(std::string_view name);
 // of the visible half of attention. What a step recomputes does not count.
 double training_flops(const Config& config, int64_t T);
 
+// Floating-point operations that reading T tokens behind `past` others takes, and scoring what follows the
+// last: 2 for each weight of a matrix product (of the LM head once) and for each multiplication of the
+// visible part of attention.
+double inference_flops(const Config& config, int64_t past, int64_t T);
+
 std::vector<std::string> preset_names();
 
 // Divisors of each pair's rotation frequency (RopeScaling), [head_dim/2].

@@ -3,42 +3,10 @@
 #include <algorithm>
 #include <chrono>
 
+#include "model/decoder.h"
+
 namespace gladius {
 namespace {
-
-constexpr int64_t kPromptPiece = 512;  // prompt tokens that go through the model at once
-
-// The model, its key/value cache, and the logits of the next token.
-class Decoder {
- public:
-  Decoder(Context& ctx, const Model& model, int64_t capacity)
-      : ctx_(ctx),
-        model_(model),
-        rope_table_(make_rope_table(model.config, capacity, ctx.pool)),
-        cache_(make_kv_cache(model.config, 1, capacity, ctx.pool)) {}
-
-  bool full() const { return cache_.length() == cache_.capacity(); }
-
-  // Reads tokens and returns the logits of what follows the last one; valid until the next call.
-  std::span<const float> read(std::span<const int32_t> tokens) {
-    const auto T = static_cast<int64_t>(tokens.size());
-    TokenBatch batch = make_token_batch(1, T, ctx_.pool);
-    for (int64_t t = 0; t < T; ++t) {
-      batch.tokens.i32()[t] = tokens[static_cast<size_t>(t)];
-      batch.positions.i32()[t] = static_cast<int32_t>(cache_.length() + t);
-    }
-    const Tensor hidden = forward(ctx_, model_, rope_table_, batch, &cache_);
-    logits_ = logits(ctx_, model_, hidden.slice(T - 1, T));
-    return {logits_.f32(), static_cast<size_t>(model_.config.vocab)};
-  }
-
- private:
-  Context& ctx_;
-  const Model& model_;
-  RopeTable rope_table_;
-  KvCache cache_;
-  Tensor logits_;
-};
 
 int64_t context_of(const Model& model, const GenerateOptions& options) {
   return options.context > 0 ? options.context : model.config.context;
@@ -93,10 +61,7 @@ Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
 
   std::vector<int32_t> history(prompt.begin(), prompt.end());
   auto start = std::chrono::steady_clock::now();
-  std::span<const float> logits;
-  for (size_t begin = 0; begin < prompt.size() && !cancelled(); begin += kPromptPiece) {
-    logits = decoder.read(prompt.subspan(begin, std::min<size_t>(kPromptPiece, prompt.size() - begin)));
-  }
+  std::span<const float> logits = decoder.read(prompt, cancel);
   result.prompt_seconds = seconds_since(start);
 
   start = std::chrono::steady_clock::now();
@@ -119,7 +84,7 @@ Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
       break;
     }
     if (static_cast<int64_t>(result.tokens.size()) == options.max_tokens) break;
-    if (decoder.full()) {
+    if (decoder.length() == decoder.capacity()) {
       result.reason = StopReason::context_full;
       break;
     }

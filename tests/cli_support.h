@@ -1,8 +1,12 @@
-// What the tests of the command share: refusals, and a text, a tokenizer and a small model to work on.
+// What the tests of the command share: files to work on, and what a refusal looks like.
 #pragma once
 
 #include <doctest/doctest.h>
 #include <fmt/format.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
 
 #include "tests/process.h"
 

@@ -2,10 +2,13 @@
 // afterwards.
 #include <sched.h>
 
+#include <doctest/doctest.h>
+
 #include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
+#include <sstream>
 
 #include "export/gguf.h"
 #include "kernels/backend.h"
@@ -30,7 +33,8 @@ const std::vector<std::vector<std::string>> kCommands = {{"tokenizer"},
                                                          {"evaluate"},
                                                          {"perplexity"},
                                                          {"validate"},
-                                                         {"logits"}};
+                                                         {"logits"},
+                                                         {"bench"}};
 
 TEST_CASE("every command has help with an example") {
   for (const auto& command : kCommands) {
@@ -86,7 +90,17 @@ TEST_CASE("wrong arguments: one line that names them, exit code 2") {
   check_refused({"train", "text.txt", "--out", "run", "--init-from", "m", "--model", "c"}, 2,
                 {"--init-from", "--model"});
   check_refused({"tokenizer", "train", "a.txt", "--out", "t.gguf", "--coverage", "0.5"}, 2, {"--coverage"});
+  check_refused({"bench", "m.gguf", "-p", "1,x"}, 2, {"--n-prompt", "x", "whole"});
+  check_refused({"bench", "m.gguf", "-t", "-1"}, 2, {"--threads", "-1"});
+  check_refused({"bench", "m.gguf", "-r", "0"}, 2, {"--repetitions", "0"});
+  check_refused({"bench", "m.gguf", "-o", "sql"}, 2, {"--output", "sql"});
+  check_refused({"bench", "m.gguf", "--pg", "5"}, 2, {"--pg", "as in"});
+  check_refused({"bench", "m.gguf", "-p", "0", "-n", "0"}, 2, {"--n-prompt", "nothing to measure"});
   const Material& m = material();
+  check_refused({"bench", m.path("m-F32.gguf"), "-p", "49"}, 2,
+                {"--n-prompt", "49", "context of 48", "fewer"});
+  check_refused({"bench", m.path("m-F32.gguf"), "-p", "8", "-n", "40", "-d", "9"}, 2,
+                {"-n", "40", "9", "48"});
   for (const char* option : {"--temperature", "--top-p", "--min-p", "--repeat-penalty"}) {
     check_refused({"generate", m.path("m-F32.gguf"), "--prompt", "a", option, "nan"}, 2, {option});
     check_refused({"generate", m.path("m-F32.gguf"), "--prompt", "a", option, "-0.5"}, 2, {option});
@@ -134,6 +148,7 @@ TEST_CASE("files that are missing or something else are named, exit code 1") {
     check_refused({"evaluate", path, "--data", m.path("text.txt")}, 1, {path});
     check_refused({"export", path, "--gguf", "F32", "--out", out}, 1, {path});
     check_refused({"tokenizer", "encode", path, "a"}, 1, {path});
+    check_refused({"bench", path}, 1, {path});
   }
   check_refused({"quantize", missing, out, "Q8_0"}, 1, {missing});
   check_refused({"train", (folder / "missing.txt").string(), "--out", out}, 1, {"missing.txt"});

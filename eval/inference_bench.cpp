@@ -1,0 +1,124 @@
+#include "eval/inference_bench.h"
+
+#include <chrono>
+#include <cmath>
+#include <numeric>
+
+#include "engine/random.h"
+#include "model/decoder.h"
+
+namespace gladius {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kGeneratedWork = 16;  // of a generated token, in tokens of a prompt
+
+// The tokens of a test, and how much of it is done.
+class Run {
+ public:
+  Run(Context& ctx, const Model& model, const InferenceTest& test, const BenchOptions& options)
+      : decoder_(ctx, model, test.tokens()), options_(options) {
+    const Random random(options.seed, stream_of("inference bench"));
+    for (int64_t i = 0; i < test.tokens(); ++i)
+      tokens_.push_back(static_cast<int32_t>(random.below(static_cast<uint64_t>(i), vocab_of(model))));
+  }
+
+  size_t bytes_per_token() const { return decoder_.bytes_per_token(); }
+  void clear() { decoder_.clear(); }
+
+  // The next n tokens; false when cancelled.
+  bool read_prompt(int64_t n) {
+    if (n == 0) return true;
+    const bool whole = !decoder_.read(next(n), options_.cancel).empty();
+    tell(n);
+    return whole;
+  }
+  bool generate(int64_t n) {
+    for (int64_t i = 0; i < n; ++i) {
+      if (cancelled()) return false;
+      decoder_.read(next(1));
+      tell(kGeneratedWork);
+    }
+    return true;
+  }
+
+ private:
+  static uint64_t vocab_of(const Model& model) { return static_cast<uint64_t>(model.config.vocab); }
+  bool cancelled() const { return options_.cancel && options_.cancel->load(); }
+  std::span<const int32_t> next(int64_t n) const {
+    return std::span(tokens_).subspan(static_cast<size_t>(decoder_.length()), static_cast<size_t>(n));
+  }
+  void tell(int64_t work) {
+    done_ += work;
+    if (options_.progress) options_.progress(done_);
+  }
+
+  Decoder decoder_;
+  const BenchOptions& options_;
+  std::vector<int32_t> tokens_;
+  int64_t done_ = 0;
+};
+
+}  // namespace
+
+std::string test_name(const InferenceTest& test) {
+  std::string name;
+  if (test.prompt > 0) name = fmt::format("pp{}", test.prompt);
+  if (test.generated > 0) name += fmt::format("{}tg{}", name.empty() ? "" : "+", test.generated);
+  if (test.depth > 0) name += fmt::format(" @ d{}", test.depth);
+  return name;
+}
+
+int64_t test_work(const InferenceTest& test, const BenchOptions& options) {
+  const int64_t once = test.depth + test.prompt + kGeneratedWork * test.generated;
+  const int64_t warmup = test.prompt + (test.generated > 0 ? kGeneratedWork : 0);
+  return options.repetitions * once + (options.warmup ? warmup : 0);
+}
+
+InferenceTimes time_inference(Context& ctx, const Model& model, const InferenceTest& test,
+                              const BenchOptions& options) {
+  Run run(ctx, model, test, options);
+  InferenceTimes times;
+  times.cache_bytes_per_token = run.bytes_per_token();
+  if (options.warmup && !(run.read_prompt(test.prompt) && run.generate(test.generated > 0 ? 1 : 0)))
+    return times;
+  for (int i = 0; i < options.repetitions; ++i) {
+    run.clear();
+    if (!run.read_prompt(test.depth)) break;
+    const auto start = Clock::now();
+    if (!run.read_prompt(test.prompt) || !run.generate(test.generated)) break;
+    times.nanoseconds.push_back(
+        std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count());
+  }
+  return times;
+}
+
+Spread spread(std::span<const double> values) {
+  if (values.empty()) return {};
+  const auto n = static_cast<double>(values.size());
+  const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
+  double squares = 0;
+  for (const double value : values) squares += (value - mean) * (value - mean);
+  return {mean, values.size() > 1 ? std::sqrt(squares / (n - 1)) : 0};
+}
+
+double test_flops(const Config& config, const InferenceTest& test) {
+  double flops = test.prompt > 0 ? inference_flops(config, test.depth, test.prompt) : 0;
+  for (int64_t past = test.depth + test.prompt; past < test.tokens(); ++past)
+    flops += inference_flops(config, past, 1);
+  return flops;
+}
+
+double generation_bytes(const Model& model, const InferenceTest& test, size_t cache_bytes_per_token) {
+  double weights = 0;  // that a token reads
+  for (const Tensor& weight : model.weights) weights += static_cast<double>(weight.bytes());
+  if (!model.config.tied)
+    weights -=
+        static_cast<double>(model.embedding().bytes()) * (1 - 1 / static_cast<double>(model.config.vocab));
+  const auto n = static_cast<double>(test.generated);
+  const double remembered = static_cast<double>(test.depth + test.prompt) + (n + 1) / 2;  // on average
+  return n * (weights + remembered * static_cast<double>(cache_bytes_per_token));
+}
+
+}  // namespace gladius

@@ -1,0 +1,36 @@
+// A model at work on one sequence: it reads tokens and says how likely each token is to come next.
+#pragma once
+
+#include <atomic>
+#include <span>
+
+#include "model/model.h"
+
+namespace gladius {
+
+class Decoder {
+ public:
+  // Room for `capacity` tokens. ctx and model must live as long as the decoder.
+  Decoder(Context& ctx, const Model& model, int64_t capacity);
+
+  // Reads tokens, at least one, behind those that were read before, and returns the logits [V] of what
+  // follows the last; valid until the next call. Long inputs go through the model in pieces, between which
+  // *cancel is looked at: set, it ends the call, which then returns nothing. Throws Error when there is no
+  // room.
+  std::span<const float> read(std::span<const int32_t> tokens, const std::atomic<bool>* cancel = nullptr);
+
+  void clear() { cache_.clear(); }  // forgets what was read
+
+  int64_t length() const { return cache_.length(); }  // tokens read so far
+  int64_t capacity() const { return cache_.capacity(); }
+  size_t bytes_per_token() const;  // of keys and values, all layers together
+
+ private:
+  Context& ctx_;
+  const Model& model_;
+  RopeTable rope_table_;
+  KvCache cache_;
+  Tensor logits_;
+};
+
+}  // namespace gladius
