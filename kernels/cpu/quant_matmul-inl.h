@@ -171,7 +171,6 @@ struct PanelProduct {
         Factors f;
         f.read(panel + block * panel_block(type).head);
         const uint8_t* from = lines + block * panel_block(type).lines;
-#pragma GCC unroll 4
         for (int v = 0; v < vectors; ++v) add_block<M>(from, f, v, y, block, sums[v]);
       }
       const int64_t rows = t.w_rows - n < panel_rows ? t.w_rows - n : panel_rows;
@@ -230,7 +229,6 @@ struct PanelProduct {
       const int64_t at = n / panel_rows * panel_rows + p * panel_rows;
       const Source from = source(t, at < t.w_rows ? at : at - panel_rows, block, made);
       c.f[b][p].read(from.head);
-#pragma GCC unroll 4
       for (int i = 0; i < W / panels; ++i) {
         const int v = p * (W / panels) + i;
         for (int stage = 0; stage < Codes::stages; ++stage)
