@@ -6,39 +6,7 @@
 namespace gladius {
 namespace {
 
-constexpr int64_t kPromptPiece = 512;  // prompt tokens that go through the model at once
-
-// The model, its key/value cache, and the logits of the next token.
-class Decoder {
- public:
-  Decoder(Context& ctx, const Model& model, int64_t capacity)
-      : ctx_(ctx),
-        model_(model),
-        rope_table_(make_rope_table(model.config, capacity, ctx.pool)),
-        cache_(make_kv_cache(model.config, 1, capacity, ctx.pool)) {}
-
-  bool full() const { return cache_.length() == cache_.capacity(); }
-
-  // Reads tokens and returns the logits of what follows the last one; valid until the next call.
-  std::span<const float> read(std::span<const int32_t> tokens) {
-    const auto T = static_cast<int64_t>(tokens.size());
-    TokenBatch batch = make_token_batch(1, T, ctx_.pool);
-    for (int64_t t = 0; t < T; ++t) {
-      batch.tokens.i32()[t] = tokens[static_cast<size_t>(t)];
-      batch.positions.i32()[t] = static_cast<int32_t>(cache_.length() + t);
-    }
-    const Tensor hidden = forward(ctx_, model_, rope_table_, batch, &cache_);
-    logits_ = logits(ctx_, model_, hidden.slice(T - 1, T));
-    return {logits_.f32(), static_cast<size_t>(model_.config.vocab)};
-  }
-
- private:
-  Context& ctx_;
-  const Model& model_;
-  RopeTable rope_table_;
-  KvCache cache_;
-  Tensor logits_;
-};
+constexpr size_t kPromptPiece = 512;  // prompt tokens that go through the model at once
 
 int64_t context_of(const Model& model, const GenerateOptions& options) {
   return options.context > 0 ? options.context : model.config.context;
@@ -78,11 +46,20 @@ Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
                    const std::function<void(std::string_view)>& on_text, const std::atomic<bool>* cancel) {
   check_prompt(prompt, model, options);
   const int64_t most = static_cast<int64_t>(prompt.size()) + std::max<int64_t>(0, options.max_tokens);
-  const int64_t capacity =
-      std::min(context_of(model, options), most);  // no memory for tokens that cannot come
+  // no memory for tokens that cannot come
+  Decoder decoder(ctx, model, std::min(context_of(model, options), most));
+  return generate(decoder, tokenizer, prompt, options, on_text, cancel);
+}
+
+Generated generate(Decoder& decoder, const Tokenizer& tokenizer, std::span<const int32_t> prompt,
+                   const GenerateOptions& options, const std::function<void(std::string_view)>& on_text,
+                   const std::atomic<bool>* cancel) {
   const auto cancelled = [&] { return cancel && cancel->load(); };
-  Decoder decoder(ctx, model, capacity);
-  Sampler sampler(options.sampling, static_cast<int32_t>(model.config.vocab));
+  const auto ends = [&](int32_t token) {
+    return tokenizer.ends_generation(token) ||
+           std::find(options.end_tokens.begin(), options.end_tokens.end(), token) != options.end_tokens.end();
+  };
+  Sampler sampler(options.sampling, static_cast<int32_t>(decoder.vocab()));
   StreamDecoder stream(tokenizer, true);  // the text continues the prompt
   StopMatcher matcher(options.stops);
   Generated result;
@@ -94,8 +71,9 @@ Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
   std::vector<int32_t> history(prompt.begin(), prompt.end());
   auto start = std::chrono::steady_clock::now();
   std::span<const float> logits;
-  for (size_t begin = 0; begin < prompt.size() && !cancelled(); begin += kPromptPiece) {
-    logits = decoder.read(prompt.subspan(begin, std::min<size_t>(kPromptPiece, prompt.size() - begin)));
+  for (auto begin = static_cast<size_t>(decoder.length()); begin < prompt.size() && !cancelled();
+       begin += kPromptPiece) {
+    logits = decoder.read(prompt.subspan(begin, std::min(kPromptPiece, prompt.size() - begin)));
   }
   result.prompt_seconds = seconds_since(start);
 
@@ -107,7 +85,7 @@ Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
       break;
     }
     const int32_t token = sampler.sample(logits, history);
-    if (tokenizer.ends_generation(token) && !options.ignore_end) {
+    if (ends(token) && !options.ignore_end) {
       result.reason = StopReason::end_token;
       break;
     }
