@@ -9,6 +9,7 @@
 #include "export/quantize.h"
 #include "kernels/backend.h"
 #include "model/config.h"
+#include "model/generate.h"
 
 namespace gladius::cli {
 
@@ -21,6 +22,9 @@ struct ComputeOptions {
 };
 void add_compute_options(CLI::App& command, ComputeOptions& options);
 std::unique_ptr<Backend> make_backend(const ComputeOptions& options);
+
+// How tokens are drawn, and --stop.
+void add_sampling_options(CLI::App& command, GenerateOptions& options);
 
 inline constexpr double kBelowOne =
     1 - std::numeric_limits<float>::epsilon() / 2.0;  // the largest float below 1

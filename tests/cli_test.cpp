@@ -12,7 +12,7 @@
 
 #include "export/gguf.h"
 #include "kernels/backend.h"
-#include "tests/process.h"
+#include "tests/cli_support.h"
 #include "train/folder_lock.h"
 
 namespace gladius::test {
@@ -24,6 +24,7 @@ const std::vector<std::vector<std::string>> kCommands = {{"tokenizer"},
                                                          {"tokenizer", "decode"},
                                                          {"train"},
                                                          {"generate"},
+                                                         {"chat"},
                                                          {"export"},
                                                          {"quantize"},
                                                          {"inspect"},
@@ -31,66 +32,6 @@ const std::vector<std::vector<std::string>> kCommands = {{"tokenizer"},
                                                          {"doctor"},
                                                          {"evaluate"},
                                                          {"logits"}};
-
-std::string joined(const std::vector<std::string>& arguments) {
-  std::string line = "gladius";
-  for (const std::string& argument : arguments) line += " " + argument;
-  return line;
-}
-
-// The command fails with this exit code, prints no result, and its last line on standard error, before which
-// only progress may stand, is "gladius…: " and a message that holds all of `parts`.
-void check_refused(const std::vector<std::string>& arguments, int code,
-                   const std::vector<std::string>& parts) {
-  const Outcome outcome = run(arguments);
-  INFO(joined(arguments) << "\nexit code " << outcome.code << ", signal " << outcome.signal << "\n"
-                         << outcome.err);
-  CHECK(outcome.code == code);
-  CHECK(outcome.out.empty());
-  REQUIRE(outcome.err.ends_with('\n'));
-  const std::string lines = fmt::format("\n{}", outcome.err.substr(0, outcome.err.size() - 1));
-  const std::string message = lines.substr(lines.rfind('\n') + 1);
-  CHECK(message.starts_with("gladius"));
-  if (code == 2) CHECK(message + "\n" == outcome.err);
-  for (const std::string& part : parts) CHECK_MESSAGE(contains(message, part), part);
-}
-
-// A text, a tokenizer and a model trained for two steps, made once for all tests.
-class Material {
- public:
-  Material() {
-    std::string text;
-    for (int i = 0; i < 3000; ++i) text += i % 7 == 6 ? "night falls on Rome.\n" : "the king speaks ";
-    write(folder_ / "text.txt", text);
-    write(folder_ / "config.json", R"({"architectures": ["LlamaForCausalLM"], "model_type": "llama",
-      "vocab_size": 300, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
-      "num_attention_heads": 2, "num_key_value_heads": 1, "hidden_act": "silu", "max_position_embeddings": 48,
-      "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": false})");
-    must({"tokenizer", "train", path("text.txt"), "--vocab", "300", "--out", path("tokenizer.gguf")});
-    must(training("run"));
-    must({"export", path("run"), "--gguf", "F32,Q8_0", "--hf", "--name", "m", "--out", path("")});
-  }
-
-  std::string path(const std::string& name) const { return (folder_ / name).string(); }
-
-  std::vector<std::string> training(const std::string& out) const {
-    return with(training_arguments(folder_.path(), out), {"--steps", "2", "--batch", "2", "--context", "32",
-                                                          "--threads", "1", "--validation-windows", "2"});
-  }
-
- private:
-  static void must(const std::vector<std::string>& arguments) {
-    const Outcome outcome = run(arguments);
-    if (outcome.code != 0) throw std::runtime_error(joined(arguments) + ": " + outcome.err);
-  }
-
-  TemporaryFolder folder_;
-};
-
-const Material& material() {
-  static const Material made;
-  return made;
-}
 
 TEST_CASE("every command has help with an example") {
   for (const auto& command : kCommands) {
@@ -126,6 +67,8 @@ TEST_CASE("wrong arguments: one line that names them, exit code 2") {
   check_refused({"generate", "m.gguf", "--device", "tpu"}, 2, {"--device", "tpu"});
   check_refused({"generate", "m.gguf", "--threads", "-3"}, 2, {"--threads", "-3"});
   check_refused({"generate", "m.gguf", "--prompt", "a", "--prompt-file", "b"}, 2, {"--prompt"});
+  check_refused({"chat", "m.gguf", "--template", "chatlm"}, 2, {"--template", "chatlm", "chatml"});
+  check_refused({"chat", "m.gguf", "--tokens", "0"}, 2, {"--tokens", "0"});
   check_refused({"quantize", "a.gguf", "b.gguf", "Q9_X"}, 2, {"Q9_X", "Q4_K_M"});
   check_refused({"export", "run", "--out", "folder"}, 2, {"--gguf", "--hf"});
   check_refused({"export", "run", "--out", "folder", "--gguf", "Q9_X"}, 2, {"--gguf", "Q9_X", "Q4_K_M"});
@@ -189,6 +132,7 @@ TEST_CASE("files that are missing or something else are named, exit code 1") {
     const std::string path = (folder / name).string();
     check_refused({"inspect", path}, 1, {path});
     check_refused({"generate", path, "--prompt", "a"}, 1, {path});
+    check_refused({"chat", path, "--template", "chatml"}, 1, {path});
     check_refused({"evaluate", path, "--data", m.path("text.txt")}, 1, {path});
     check_refused({"export", path, "--gguf", "F32", "--out", out}, 1, {path});
     check_refused({"tokenizer", "encode", path, "a"}, 1, {path});
@@ -313,12 +257,7 @@ TEST_CASE("a run's folder is kept from other processes and from other models") {
 TEST_CASE("a name in a file's metadata does not lead out of the folder") {
   const Material& m = material();
   const TemporaryFolder folder;
-  const GgufFile original = GgufFile::open(m.path("m-F32.gguf"));
-  GgufMetadata metadata = original.metadata();
-  metadata.set("general.name", std::string("../../esc\x1b[31maped"));
-  GgufWriter writer(folder / "named.gguf", metadata, original.tensors());
-  for (const GgufTensor& tensor : original.tensors()) writer.append(original.data(tensor));
-  writer.finish();
+  write_with(folder / "named.gguf", "general.name", "../../esc\x1b[31maped");
   const Outcome exported =
       run({"export", (folder / "named.gguf").string(), "--gguf", "F32", "--out", (folder / "out").string()});
   CHECK_MESSAGE(exported.code == 0, exported.err);
