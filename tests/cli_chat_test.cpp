@@ -39,6 +39,7 @@ TEST_CASE("chat: each line of a pipe is a message, and only the answers are prin
   CHECK(answers("").out.empty());
   // The file's template and that by its name are the same.
   CHECK(answers("the king\n", {"300", "--template", "chatml"}).out == first);
+  CHECK(contains(run({"inspect", model}).out, "\nchat template: chatml\n"));
   // A conversation longer than the context forgets its oldest turns and says so.
   const Outcome full = answers("the king speaks\nnight falls\nthe king\n", {"170"});
   CHECK(contains(full.err, "the context of 170 tokens was full"));
@@ -55,6 +56,8 @@ TEST_CASE("chat: a template that is missing or not known is refused, with what t
   write_with(model, "tokenizer.chat_template", "{{ '### ' + messages[0].content }}");
   check_refused({"chat", model}, 1,
                 {"odd.gguf", "{{ '### ' + messages[0].content }}", "--template", "chatml"});
+  CHECK(contains(run({"inspect", model}).out, "\nchat template: one that is not known\n"));
+  CHECK_FALSE(contains(run({"inspect", m.path("m-F32.gguf")}).out, "chat template"));
   check_refused({"chat", m.path("m-F32.gguf")}, 1, {"m-F32.gguf has no chat template", "--template"});
 }
 
