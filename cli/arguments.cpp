@@ -46,6 +46,35 @@ void add_inference_options(CLI::App& command, ComputeOptions& options) {
   add_repack_option(command, options);
 }
 
+void add_sampling_options(CLI::App& command, GenerateOptions& options) {
+  SamplingOptions& s = options.sampling;
+  command.add_option("--temperature", s.temperature, "0: always the likeliest token")
+      ->check(not_negative())
+      ->capture_default_str();
+  command.add_option("--top-k", s.top_k, "Draw from the k likeliest tokens; 0: all")
+      ->check(whole(0, 1 << 30))
+      ->capture_default_str();
+  command.add_option("--top-p", s.top_p, "Draw from the likeliest tokens that together reach p; 1: all")
+      ->check(number(0, 1, "between 0 and 1"))
+      ->capture_default_str();
+  command.add_option("--min-p", s.min_p, "Leave out tokens below this part of the likeliest one; 0: none")
+      ->check(number(0, 1, "between 0 and 1"))
+      ->capture_default_str();
+  command.add_option("--repeat-penalty", s.repeat_penalty, "Makes recent tokens less likely; 1: off")
+      ->check(number(std::numeric_limits<float>::min(), std::numeric_limits<float>::max(), "above 0"))
+      ->capture_default_str();
+  command.add_option("--repeat-last", s.repeat_last_n, "Tokens that the penalty looks back on; -1: all")
+      ->check(whole(-1, 1 << 24))
+      ->capture_default_str();
+  command.add_option("--seed", s.seed, "The same seed draws the same tokens")
+      ->check(whole(0, std::numeric_limits<int64_t>::max()))
+      ->capture_default_str();
+  command
+      .add_option("--stop", options.stops, "Ends the text before this string; may be given more than once")
+      ->take_all()
+      ->allow_extra_args(false);
+}
+
 std::unique_ptr<Backend> make_backend(const ComputeOptions& options, const Processors& found) {
   if (options.device == "cuda") fail("this build has no CUDA backend; use --device cpu or auto");
   if (options.threads > found.threads())

@@ -10,6 +10,7 @@
 #include "export/quantize.h"
 #include "kernels/backend.h"
 #include "model/config.h"
+#include "model/generate.h"
 
 namespace gladius::cli {
 
@@ -27,6 +28,9 @@ void add_repack_option(CLI::App& command, ComputeOptions& options);      // --no
 void add_inference_options(CLI::App& command, ComputeOptions& options);  // compute options and that
 // found: what there was before any thread was pinned.
 std::unique_ptr<Backend> make_backend(const ComputeOptions& options, const Processors& found = processors());
+
+// How tokens are drawn, and --stop.
+void add_sampling_options(CLI::App& command, GenerateOptions& options);
 
 inline constexpr double kBelowOne =
     1 - std::numeric_limits<float>::epsilon() / 2.0;  // the largest float below 1

@@ -8,6 +8,7 @@ namespace gladius::cli {
 void add_tokenizer(CLI::App& app);
 void add_train(CLI::App& app);
 void add_generate(CLI::App& app);
+void add_chat(CLI::App& app);
 void add_export(CLI::App& app);
 void add_quantize(CLI::App& app);
 void add_inspect(CLI::App& app);

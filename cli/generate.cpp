@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <cstdio>
-
 #include "cli/arguments.h"
 #include "cli/commands.h"
 #include "cli/model_source.h"
@@ -18,11 +16,6 @@ struct Options {
   GenerateOptions generate;
   ComputeOptions compute;
 };
-
-void print(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
-}
 
 void run(const Options& o) {
   const auto backend = make_backend(o.compute);
@@ -69,33 +62,7 @@ void add_generate(CLI::App& app) {
   command->add_option("--context", o->generate.context, "Tokens to remember; 0: the model's context length")
       ->check(whole(0, kMostContext))
       ->capture_default_str();
-  SamplingOptions& s = o->generate.sampling;
-  command->add_option("--temperature", s.temperature, "0: always the likeliest token")
-      ->check(not_negative())
-      ->capture_default_str();
-  command->add_option("--top-k", s.top_k, "Draw from the k likeliest tokens; 0: all")
-      ->check(whole(0, 1 << 30))
-      ->capture_default_str();
-  command->add_option("--top-p", s.top_p, "Draw from the likeliest tokens that together reach p; 1: all")
-      ->check(number(0, 1, "between 0 and 1"))
-      ->capture_default_str();
-  command->add_option("--min-p", s.min_p, "Leave out tokens below this part of the likeliest one; 0: none")
-      ->check(number(0, 1, "between 0 and 1"))
-      ->capture_default_str();
-  command->add_option("--repeat-penalty", s.repeat_penalty, "Makes recent tokens less likely; 1: off")
-      ->check(number(std::numeric_limits<float>::min(), std::numeric_limits<float>::max(), "above 0"))
-      ->capture_default_str();
-  command->add_option("--repeat-last", s.repeat_last_n, "Tokens that the penalty looks back on; -1: all")
-      ->check(whole(-1, 1 << 24))
-      ->capture_default_str();
-  command->add_option("--seed", s.seed, "The same seed draws the same tokens")
-      ->check(whole(0, std::numeric_limits<int64_t>::max()))
-      ->capture_default_str();
-  command
-      ->add_option("--stop", o->generate.stops,
-                   "Ends the text before this string; may be given more than once")
-      ->take_all()
-      ->allow_extra_args(false);
+  add_sampling_options(*command, o->generate);
   command->add_flag("--ignore-end", o->generate.ignore_end, "Go on past end-of-text tokens");
   command->add_flag("-q,--quiet", o->quiet, "Print the continuation alone");
   add_inference_options(*command, o->compute);

@@ -9,6 +9,7 @@
 #include "cli/commands.h"
 #include "cli/model_source.h"
 #include "cli/terminal.h"
+#include "model/chat_template.h"
 
 namespace gladius::cli {
 namespace {
@@ -58,6 +59,10 @@ void run(const Options& o) {
   fmt::print("\n");
   for (const auto& [type, sum] : types)
     fmt::print("  {:<5} {:>5} tensors, {}\n", type, sum.first, human_bytes(sum.second));
+  if (!d.chat_template.empty()) {
+    const std::string_view name = recognise_chat_template(d.chat_template);
+    fmt::print("chat template: {}\n", name.empty() ? "one that is not known" : name);
+  }
 }
 
 }  // namespace

@@ -37,6 +37,7 @@ void add_commands(CLI::App& app) {
   add_tokenizer(app);
   add_train(app);
   add_generate(app);
+  add_chat(app);
   add_export(app);
   add_imatrix(app);
   add_quantize(app);

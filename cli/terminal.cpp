@@ -21,11 +21,20 @@ void on_signal(int signal) {
   [[maybe_unused]] const auto written = ::write(STDERR_FILENO, kMessage, sizeof(kMessage) - 1);
 }
 
+void on_signal_quietly(int signal) {
+  if (interrupt_flag.exchange(true)) std::_Exit(128 + signal);
+}
+
 void catch_signal(int signal) {
   if (std::signal(signal, on_signal) == SIG_IGN) std::signal(signal, SIG_IGN);
 }
 
 }  // namespace
+
+void print(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stdout);
+  std::fflush(stdout);
+}
 
 std::string human_bytes(uint64_t bytes) {
   const double b = static_cast<double>(bytes);
@@ -81,6 +90,15 @@ void catch_interrupts() {
   catch_signal(SIGINT);
   catch_signal(SIGTERM);
   catch_signal(SIGHUP);
+}
+
+InterruptibleWork::InterruptibleWork() : previous_(std::signal(SIGINT, on_signal_quietly)) {
+  if (previous_ == SIG_IGN) std::signal(SIGINT, SIG_IGN);
+}
+
+InterruptibleWork::~InterruptibleWork() {
+  std::signal(SIGINT, previous_);
+  interrupt_flag = false;
 }
 
 void stop_if_interrupted() {

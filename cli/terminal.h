@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <string>
+#include <string_view>
 #include <utility>
 
 namespace gladius::cli {
@@ -18,6 +19,9 @@ template <class... Args>
 void note(fmt::format_string<Args...> format, Args&&... args) {
   std::fputs(fmt::format(format, std::forward<Args>(args)...).c_str(), stderr);
 }
+
+// Prints a result to standard output, at once.
+void print(std::string_view text);
 
 std::string human_bytes(uint64_t bytes);    // "2.31 GiB"
 std::string human_seconds(double seconds);  // "3 min 20 s"
@@ -48,5 +52,18 @@ void catch_interrupts();
 const std::atomic<bool>& interrupted();
 inline constexpr int kInterruptedExit = 130;  // 128 + SIGINT, as shells count
 void stop_if_interrupted();                   // ends the command with that code
+
+// While it lives, Ctrl-C sets interrupted() and ends nothing else; a second one ends the program. Before and
+// after, Ctrl-C does what it did.
+class InterruptibleWork {
+ public:
+  InterruptibleWork();
+  ~InterruptibleWork();
+  InterruptibleWork(const InterruptibleWork&) = delete;
+  InterruptibleWork& operator=(const InterruptibleWork&) = delete;
+
+ private:
+  void (*previous_)(int);
+};
 
 }  // namespace gladius::cli

@@ -7,6 +7,7 @@
 #include "export/gguf.h"
 #include "export/json.h"
 #include "export/safetensors.h"
+#include "export/tokenizer_json.h"
 #include "model/utf8.h"
 
 namespace gladius {
@@ -110,6 +111,8 @@ FileDescription describe_gguf(const std::filesystem::path& path) {
   description.format = fmt::format("GGUF v{}", file.version());
   for (const auto& [key, value] : file.metadata().entries())
     description.metadata.emplace_back(printable(key), value_text(value));
+  if (const GgufValue* chat = file.metadata().find("tokenizer.chat_template"))
+    if (const auto* jinja = std::get_if<std::string>(chat)) description.chat_template = *jinja;
   for (const GgufTensor& tensor : file.tensors()) {
     std::vector<int64_t> shape;
     for (int d = 0; d < tensor.shape.rank(); ++d) shape.push_back(tensor.shape[d]);
@@ -138,6 +141,7 @@ FileDescription describe_folder(const std::filesystem::path& folder) {
   JsonObject(parsed, config->path().string());  // it must be an object
   for (const auto& [key, value] : parsed.items())
     description.metadata.emplace_back("config." + printable(key), shortened(value.dump()));
+  description.chat_template = read_hf_chat_template(folder);
   const SafetensorsFolder weights = SafetensorsFolder::open(folder);
   for (const SafetensorsFile& file : weights.files()) {
     add_safetensors(file, description);

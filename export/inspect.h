@@ -20,6 +20,7 @@ struct FileDescription {
   // Key and value; arrays and long texts are shortened. GGUF values carry their type: "UINT32 12".
   std::vector<std::pair<std::string, std::string>> metadata;
   std::vector<TensorLine> tensors;  // in file order
+  std::string chat_template;        // Jinja text of a GGUF file or a folder; empty: none
   uint64_t file_bytes = 0, tensor_bytes = 0;
   int64_t parameters = 0;      // elements of all tensors
   double bits_per_weight = 0;  // 8 * tensor_bytes / parameters; 0 without tensors

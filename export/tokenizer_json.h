@@ -18,4 +18,8 @@ std::string tokenizer_config_json(const Vocab& vocab, int64_t context);
 // files have. Throws Error naming the file and what is not supported.
 Vocab read_hf_vocab(const std::filesystem::path& folder, int64_t size = 0);
 
+// The Jinja text of a folder's chat template: chat_template.jinja, else that in tokenizer_config.json; empty
+// when it has none.
+std::string read_hf_chat_template(const std::filesystem::path& folder);
+
 }  // namespace gladius

@@ -260,9 +260,6 @@ void apply_tokenizer_config(const fs::path& path, Vocab& vocab) {
     vocab.unknown = id;
   vocab.add_bos = config.find_bool("add_bos_token").value_or(vocab.add_bos);
   vocab.add_eos = config.find_bool("add_eos_token").value_or(vocab.add_eos);
-  if (const json* chat = config.find("chat_template"); chat && chat->is_string()) {
-    vocab.chat_template = chat->get<std::string>();
-  }
 }
 
 void fill_gaps(Vocab& vocab, int64_t size, const std::string& source) {
@@ -304,13 +301,22 @@ Vocab read_hf_vocab(const fs::path& folder, int64_t size) {
   }
   fill_gaps(vocab, size, source);
   if (file_exists(config_path)) apply_tokenizer_config(config_path, vocab);
-  if (const fs::path chat_path = folder / "chat_template.jinja"; file_exists(chat_path)) {
-    const auto file = MappedFile::open(chat_path);
-    vocab.chat_template.assign(reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size());
-  }
+  vocab.chat_template = read_hf_chat_template(folder);
   vocab.end_of_generation = end_of_generation_tokens(vocab, {});
   validate(vocab, source);
   return vocab;
+}
+
+std::string read_hf_chat_template(const fs::path& folder) {
+  if (const fs::path path = folder / "chat_template.jinja"; file_exists(path)) {
+    const auto file = MappedFile::open(path);
+    return {reinterpret_cast<const char*>(file->bytes().data()), file->bytes().size()};
+  }
+  const fs::path path = folder / "tokenizer_config.json";
+  if (!file_exists(path)) return {};
+  const json value = read_json_file(path);
+  const json* chat = JsonObject(value, path.string()).find("chat_template");
+  return chat && chat->is_string() ? chat->get<std::string>() : std::string();
 }
 
 }  // namespace gladius

@@ -29,7 +29,11 @@ std::span<const float> Decoder::read(std::span<const int32_t> tokens, const std:
     tokens = tokens.subspan(static_cast<size_t>(T));
   }
   logits_ = logits(ctx_, model_, last);
-  return {logits_.f32(), static_cast<size_t>(model_.config.vocab)};
+  return {logits_.f32(), static_cast<size_t>(vocab())};
+}
+
+void Decoder::truncate(int64_t length) {
+  for (LayerKvCache& layer : cache_.layers) layer.length = std::min(layer.length, length);
 }
 
 size_t Decoder::bytes_per_token() const {

@@ -20,9 +20,12 @@ class Decoder {
   std::span<const float> read(std::span<const int32_t> tokens, const std::atomic<bool>* cancel = nullptr);
 
   void clear() { cache_.clear(); }  // forgets what was read
+  void truncate(int64_t length);    // all but the first `length` tokens
 
   int64_t length() const { return cache_.length(); }  // tokens read so far
   int64_t capacity() const { return cache_.capacity(); }
+  bool full() const { return length() == capacity(); }
+  int64_t vocab() const { return model_.config.vocab; }
   size_t bytes_per_token() const;  // of keys and values, all layers together
 
  private:

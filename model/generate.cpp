@@ -46,11 +46,20 @@ Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
                    const std::function<void(std::string_view)>& on_text, const std::atomic<bool>* cancel) {
   check_prompt(prompt, model, options);
   const int64_t most = static_cast<int64_t>(prompt.size()) + std::max<int64_t>(0, options.max_tokens);
-  const int64_t capacity =
-      std::min(context_of(model, options), most);  // no memory for tokens that cannot come
+  // no memory for tokens that cannot come
+  Decoder decoder(ctx, model, std::min(context_of(model, options), most));
+  return generate(decoder, tokenizer, prompt, options, on_text, cancel);
+}
+
+Generated generate(Decoder& decoder, const Tokenizer& tokenizer, std::span<const int32_t> prompt,
+                   const GenerateOptions& options, const std::function<void(std::string_view)>& on_text,
+                   const std::atomic<bool>* cancel) {
   const auto cancelled = [&] { return cancel && cancel->load(); };
-  Decoder decoder(ctx, model, capacity);
-  Sampler sampler(options.sampling, static_cast<int32_t>(model.config.vocab));
+  const auto ends = [&](int32_t token) {
+    return tokenizer.ends_generation(token) ||
+           std::find(options.end_tokens.begin(), options.end_tokens.end(), token) != options.end_tokens.end();
+  };
+  Sampler sampler(options.sampling, static_cast<int32_t>(decoder.vocab()));
   StreamDecoder stream(tokenizer, true);  // the text continues the prompt
   StopMatcher matcher(options.stops);
   Generated result;
@@ -61,7 +70,7 @@ Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
 
   std::vector<int32_t> history(prompt.begin(), prompt.end());
   auto start = std::chrono::steady_clock::now();
-  std::span<const float> logits = decoder.read(prompt, cancel);
+  std::span<const float> logits = decoder.read(prompt.subspan(static_cast<size_t>(decoder.length())), cancel);
   result.prompt_seconds = seconds_since(start);
 
   start = std::chrono::steady_clock::now();
@@ -72,7 +81,7 @@ Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
       break;
     }
     const int32_t token = sampler.sample(logits, history);
-    if (tokenizer.ends_generation(token) && !options.ignore_end) {
+    if (ends(token) && !options.ignore_end) {
       result.reason = StopReason::end_token;
       break;
     }

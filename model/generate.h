@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "model/decoder.h"
 #include "model/model.h"
 #include "model/sampler.h"
 #include "model/tokenizer.h"
@@ -16,8 +17,9 @@ namespace gladius {
 
 struct GenerateOptions {
   int64_t max_tokens = 128;
-  int64_t context = 0;      // capacity of the key/value cache; 0: the model's context length
-  bool ignore_end = false;  // go on past end-of-generation tokens
+  int64_t context = 0;              // capacity of the key/value cache; 0: the model's context length
+  bool ignore_end = false;          // go on past end-of-generation tokens
+  std::vector<int32_t> end_tokens;  // end the text besides those of the vocabulary
   std::vector<std::string> stops;
   SamplingOptions sampling;
 };
@@ -41,6 +43,13 @@ void check_prompt(std::span<const int32_t> prompt, const Model& model, const Gen
 Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
                    std::span<const int32_t> prompt, const GenerateOptions& options,
                    const std::function<void(std::string_view)>& on_text,
+                   const std::atomic<bool>* cancel = nullptr);
+
+// The same with a decoder that holds the first tokens of `prompt`, but not all of them: only the others are
+// read. options.context has no meaning here; the prompt must fit the decoder. Afterwards the decoder holds
+// the prompt and the generated tokens, the last of which may be missing, or less when it was cancelled.
+Generated generate(Decoder& decoder, const Tokenizer& tokenizer, std::span<const int32_t> prompt,
+                   const GenerateOptions& options, const std::function<void(std::string_view)>& on_text,
                    const std::atomic<bool>* cancel = nullptr);
 
 }  // namespace gladius

@@ -25,7 +25,7 @@ std::string piece_bytes(const Vocab& vocab, const Token& token) {
   return vocab.kind == TokenizerKind::llama ? llama_piece_bytes(token.text) : gpt2_piece_bytes(token.text);
 }
 
-bool is_special(TokenType type) {
+bool special_type(TokenType type) {
   return type == TokenType::control || type == TokenType::unknown || type == TokenType::user_defined;
 }
 
@@ -37,7 +37,7 @@ Tokenizer::Tokenizer(Vocab vocab) : vocab_(std::move(vocab)), ends_generation_(v
     const Token& token = vocab_.tokens[static_cast<size_t>(id)];
     bytes_ += piece_bytes(vocab_, token);
     piece_end_.push_back(bytes_.size());
-    if (is_special(token.type)) special_.push_back(id);
+    if (special_type(token.type)) special_.push_back(id);
   }
   std::sort(special_.begin(), special_.end(), [&](int32_t a, int32_t b) {
     const size_t length_a = vocab_.tokens[static_cast<size_t>(a)].text.size();
@@ -50,21 +50,26 @@ Tokenizer::Tokenizer(Vocab vocab) : vocab_(std::move(vocab)), ends_generation_(v
 
 // As llama.cpp: each special token in turn, the longest first, is cut out of what earlier ones have left as
 // text.
-std::vector<Tokenizer::Fragment> Tokenizer::cut_special(std::string_view text, bool parse_special) const {
+template <class Allowed>
+std::vector<Tokenizer::Fragment> Tokenizer::cut_special(std::string_view text, bool parse_special,
+                                                        const Allowed& allowed) const {
   std::vector<Fragment> fragments;
   if (!text.empty()) fragments.push_back({text, -1});
   for (const int32_t id : special_) {
-    const Token& token = vocab_.tokens[static_cast<size_t>(id)];
-    if (token.type != TokenType::user_defined && !parse_special) continue;
-    if (text.find(token.text) == std::string_view::npos) continue;
+    const auto& [special, score, type] = vocab_.tokens[static_cast<size_t>(id)];
+    if (type != TokenType::user_defined && !parse_special) continue;
+    if (text.find(special) == std::string_view::npos) continue;
     std::vector<Fragment> cut;
     for (const Fragment& fragment : fragments) {
       std::string_view rest = fragment.text;
       if (fragment.token < 0) {
-        for (size_t at; (at = rest.find(token.text)) != std::string_view::npos;) {
+        for (size_t from = 0, at; (at = rest.find(special, from)) != std::string_view::npos;) {
+          from = at + 1;
+          if (!allowed(id, static_cast<size_t>(rest.data() - text.data()) + at)) continue;
           if (at > 0) cut.push_back({rest.substr(0, at), -1});
-          cut.push_back({rest.substr(at, token.text.size()), id});
-          rest.remove_prefix(at + token.text.size());
+          cut.push_back({rest.substr(at, special.size()), id});
+          rest.remove_prefix(at + special.size());
+          from = 0;
         }
       }
       if (!rest.empty()) cut.push_back({rest, fragment.token});
@@ -74,11 +79,9 @@ std::vector<Tokenizer::Fragment> Tokenizer::cut_special(std::string_view text, b
   return fragments;
 }
 
-std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, bool parse_special) const {
-  std::vector<int32_t> ids;
-  if (add_special && vocab_.add_bos) ids.push_back(*vocab_.bos);
+void Tokenizer::encode_fragments(std::span<const Fragment> fragments, std::vector<int32_t>& ids) const {
   bool first = true;
-  for (const Fragment& fragment : cut_special(text, parse_special)) {
+  for (const Fragment& fragment : fragments) {
     first = first || fragment.token >= 0;
     if (fragment.token >= 0) {
       ids.push_back(fragment.token);
@@ -87,7 +90,34 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, 
       first = false;
     }
   }
+}
+
+std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, bool parse_special) const {
+  std::vector<int32_t> ids;
+  if (add_special && vocab_.add_bos) ids.push_back(*vocab_.bos);
+  encode_fragments(cut_special(text, parse_special, [](int32_t, size_t) { return true; }), ids);
   if (add_special && vocab_.add_eos) ids.push_back(*vocab_.eos);
+  return ids;
+}
+
+std::vector<int32_t> Tokenizer::encode(std::span<const TextPart> parts,
+                                       std::span<const int32_t> reserved) const {
+  std::string text;
+  std::vector<size_t> ends;  // of the parts, in text
+  for (const TextPart& part : parts) {
+    text += part.text;
+    ends.push_back(text.size());
+  }
+  const auto allowed = [&](int32_t id, size_t at) {
+    const Token& token = vocab_.tokens[static_cast<size_t>(id)];
+    const auto part = std::upper_bound(ends.begin(), ends.end(), at);
+    if (at + token.text.size() > *part) return false;
+    return parts[static_cast<size_t>(part - ends.begin())].special ||
+           (token.type == TokenType::user_defined &&
+            std::find(reserved.begin(), reserved.end(), id) == reserved.end());
+  };
+  std::vector<int32_t> ids;
+  encode_fragments(cut_special(text, true, allowed), ids);
   return ids;
 }
 
@@ -132,6 +162,10 @@ std::string Tokenizer::decode(std::span<const int32_t> tokens, bool special) con
 
 bool Tokenizer::ends_generation(int32_t token) const {
   return token >= 0 && token < vocab_.size() && ends_generation_[static_cast<size_t>(token)];
+}
+
+bool Tokenizer::is_special(int32_t token) const {
+  return token >= 0 && token < vocab_.size() && special_type(vocab_.tokens[static_cast<size_t>(token)].type);
 }
 
 std::unique_ptr<Tokenizer> make_tokenizer(Vocab vocab, const std::string& source) {

@@ -12,6 +12,12 @@
 
 namespace gladius {
 
+// A piece of a text that is put together from a template and from what people write.
+struct TextPart {
+  std::string text;
+  bool special = false;  // texts of special tokens become those tokens
+};
+
 // Immutable and thread-safe after construction.
 class Tokenizer {
  public:
@@ -21,6 +27,9 @@ class Tokenizer {
   // Ids of text, which may be any bytes. add_special: BOS and EOS where the vocabulary says so.
   // parse_special: texts of control tokens in the input become those tokens (user-defined tokens always do).
   std::vector<int32_t> encode(std::string_view text, bool add_special, bool parse_special = false) const;
+  // Ids of the parts' joined text, without BOS and EOS. Control tokens come from special parts alone, and so
+  // do the `reserved` user-defined ones; no special token reaches from one part into another.
+  std::vector<int32_t> encode(std::span<const TextPart> parts, std::span<const int32_t> reserved) const;
 
   // The exact bytes of one token; empty for control tokens unless `special`. No space is dropped.
   std::string_view piece(int32_t token, bool special = false) const;
@@ -29,6 +38,7 @@ class Tokenizer {
   std::string decode(std::span<const int32_t> tokens, bool special = false) const;
 
   bool ends_generation(int32_t token) const;
+  bool is_special(int32_t token) const;  // a control, unknown or user-defined token
 
  protected:
   explicit Tokenizer(Vocab vocab);
@@ -42,7 +52,10 @@ class Tokenizer {
     std::string_view text;
     int32_t token;  // the special token that the text is; -1: none
   };
-  std::vector<Fragment> cut_special(std::string_view text, bool parse_special) const;
+  // allowed(token, offset): whether the text of this special token at this offset is to become the token.
+  template <class Allowed>
+  std::vector<Fragment> cut_special(std::string_view text, bool parse_special, const Allowed& allowed) const;
+  void encode_fragments(std::span<const Fragment> fragments, std::vector<int32_t>& ids) const;
   void append_piece(int32_t token, bool special, std::string& out) const;
   bool drops_leading_space() const;
 

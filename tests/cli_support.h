@@ -1,4 +1,4 @@
-// What the tests of the command share: files to work on, and what a refusal looks like.
+// What the tests of the command share: refusals, and a model made once.
 #pragma once
 
 #include <doctest/doctest.h>
@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "export/gguf.h"
 #include "tests/process.h"
 
 namespace gladius::test {
@@ -70,6 +71,16 @@ class Material {
 inline const Material& material() {
   static const Material made;
   return made;
+}
+
+// The model's F32 file with one more metadata entry.
+inline void write_with(const fs::path& path, const std::string& key, const std::string& value) {
+  const GgufFile original = GgufFile::open(material().path("m-F32.gguf"));
+  GgufMetadata metadata = original.metadata();
+  metadata.set(key, value);
+  GgufWriter writer(path, metadata, original.tensors());
+  for (const GgufTensor& tensor : original.tensors()) writer.append(original.data(tensor));
+  writer.finish();
 }
 
 }  // namespace gladius::test

@@ -24,6 +24,7 @@ const std::vector<std::vector<std::string>> kCommands = {{"tokenizer"},
                                                          {"tokenizer", "decode"},
                                                          {"train"},
                                                          {"generate"},
+                                                         {"chat"},
                                                          {"export"},
                                                          {"imatrix"},
                                                          {"quantize"},
@@ -70,6 +71,8 @@ TEST_CASE("wrong arguments: one line that names them, exit code 2") {
   check_refused({"generate", "m.gguf", "--device", "tpu"}, 2, {"--device", "tpu"});
   check_refused({"generate", "m.gguf", "--threads", "-3"}, 2, {"--threads", "-3"});
   check_refused({"generate", "m.gguf", "--prompt", "a", "--prompt-file", "b"}, 2, {"--prompt"});
+  check_refused({"chat", "m.gguf", "--template", "chatlm"}, 2, {"--template", "chatlm", "chatml"});
+  check_refused({"chat", "m.gguf", "--tokens", "0"}, 2, {"--tokens", "0"});
   check_refused({"quantize", "a.gguf", "b.gguf", "Q9_X"}, 2, {"Q9_X", "Q4_K_M"});
   check_refused({"imatrix", "m.gguf", "--data", "a", "--out", "b", "--form", "csv"}, 2, {"--form", "csv"});
   check_refused({"imatrix", "m.gguf", "--data", "a"}, 2, {"--out"});
@@ -145,6 +148,7 @@ TEST_CASE("files that are missing or something else are named, exit code 1") {
     const std::string path = (folder / name).string();
     check_refused({"inspect", path}, 1, {path});
     check_refused({"generate", path, "--prompt", "a"}, 1, {path});
+    check_refused({"chat", path, "--template", "chatml"}, 1, {path});
     check_refused({"evaluate", path, "--data", m.path("text.txt")}, 1, {path});
     check_refused({"export", path, "--gguf", "F32", "--out", out}, 1, {path});
     check_refused({"tokenizer", "encode", path, "a"}, 1, {path});
@@ -270,12 +274,7 @@ TEST_CASE("a run's folder is kept from other processes and from other models") {
 TEST_CASE("a name in a file's metadata does not lead out of the folder") {
   const Material& m = material();
   const TemporaryFolder folder;
-  const GgufFile original = GgufFile::open(m.path("m-F32.gguf"));
-  GgufMetadata metadata = original.metadata();
-  metadata.set("general.name", std::string("../../esc\x1b[31maped"));
-  GgufWriter writer(folder / "named.gguf", metadata, original.tensors());
-  for (const GgufTensor& tensor : original.tensors()) writer.append(original.data(tensor));
-  writer.finish();
+  write_with(folder / "named.gguf", "general.name", "../../esc\x1b[31maped");
   const Outcome exported =
       run({"export", (folder / "named.gguf").string(), "--gguf", "F32", "--out", (folder / "out").string()});
   CHECK_MESSAGE(exported.code == 0, exported.err);

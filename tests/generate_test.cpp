@@ -1,10 +1,10 @@
-// generate(): what is shown, and why it stops. The model is a script: its layers add nothing, and the head
-// maps each token to the one that the test says comes next.
+// generate(): what is shown, and why it stops. The model is a script: after each token comes the one that the
+// test says.
 #include <numeric>
 
 #include "model/generate.h"
 #include "model/utf8.h"
-#include "tests/engine_support.h"
+#include "tests/script_support.h"
 #include "tests/train_support.h"
 
 using namespace gladius;
@@ -12,45 +12,15 @@ using namespace gladius::test;
 
 namespace {
 
-constexpr int32_t kEnd = 2;
-
-Vocab vocabulary() {
-  Vocab vocab;
-  vocab.pre = "default";
-  vocab.tokens = {
-      {"<unk>", 0, TokenType::unknown}, {"<s>", 0, TokenType::control}, {"</s>", 0, TokenType::control}};
-  for (int byte = 0; byte < 256; ++byte)
-    vocab.tokens.push_back({fmt::format("<0x{:02X}>", byte), 0, TokenType::byte});
-  for (const char* text : {"▁once", "▁upon", "▁a", "▁time", "ST", "O", "P!", "ing", "▁é"})
-    vocab.tokens.push_back({text, 0, TokenType::normal});
-  vocab.unknown = 0, vocab.bos = 1, vocab.eos = kEnd;
-  vocab.end_of_generation = {kEnd};
-  return vocab;
-}
-
-Config script_config(int64_t vocab) {
-  Config config;
-  config.vocab = config.hidden =
-      vocab;  // an embedding is a unit vector, so that the head can tell tokens apart
-  config.intermediate = config.layers = config.heads = config.kv_heads = 1;
-  config.head_dim = 2;
-  config.context = 64;
-  return config;
-}
+Vocab vocabulary() { return script_vocab({"▁once", "▁upon", "▁a", "▁time", "ST", "O", "P!", "ing", "▁é"}); }
 
 class Script {
  public:
-  explicit Script(const std::vector<std::string>& tokens)
-      : tokenizer_(make_tokenizer(vocabulary(), "test")),
-        model_(blank_model(script_config(tokenizer_->vocab().size()), *pool_)) {
-    const int64_t V = model_.config.vocab;
-    for (size_t i = 0; i < model_.weights.size(); ++i) {
-      const bool norm = model_.specs[i].init == Init::ones;
-      std::fill_n(model_.weights[i].f32(), model_.weights[i].shape().elements(), norm ? 1.0f : 0.0f);
-    }
-    for (int64_t t = 0; t < V; ++t) model_.embedding().f32()[t * V + t] = 1;
-    for (const std::string& token : tokens) ids_.push_back(id(token));
-    for (size_t i = 0; i + 1 < ids_.size(); ++i) model_.head().f32()[ids_[i + 1] * V + ids_[i]] = 1;
+  explicit Script(const std::vector<std::string>& tokens) : tokenizer_(make_tokenizer(vocabulary(), "test")) {
+    for (const std::string& token : tokens) ids_.push_back(id_of(tokenizer_->vocab(), token));
+    std::vector<std::pair<int32_t, int32_t>> next;
+    for (size_t i = 0; i + 1 < ids_.size(); ++i) next.emplace_back(ids_[i], ids_[i + 1]);
+    model_ = script_model(tokenizer_->vocab().size(), next, *pool_);
     options.sampling.temperature = 0;
   }
 
@@ -83,14 +53,6 @@ class Script {
   std::vector<std::string> shown;  // the pieces
 
  private:
-  int32_t id(const std::string& text) const {
-    const auto& tokens = tokenizer_->vocab().tokens;
-    const auto found =
-        std::find_if(tokens.begin(), tokens.end(), [&](const Token& t) { return t.text == text; });
-    REQUIRE(found != tokens.end());
-    return static_cast<int32_t>(found - tokens.begin());
-  }
-
   std::shared_ptr<BufferPool> pool_ = BufferPool::make();
   std::unique_ptr<Backend> backend_ = make_cpu_backend(1);
   Context ctx_{*backend_, *pool_};

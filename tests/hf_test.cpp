@@ -397,4 +397,5 @@ TEST_CASE("inspecting a Hugging Face folder") {
   CHECK(d.format == "Hugging Face folder");
   CHECK(d.parameters == f.model.config.parameters());
   CHECK(d.bits_per_weight == 32);
+  CHECK(d.chat_template == f.vocab.chat_template);
 }

@@ -63,8 +63,9 @@ inline std::vector<std::string> training_arguments(const fs::path& folder, const
 }
 
 // Starts GLADIUS_BINARY with these arguments and waits for its end. It gets `signal` when the moment `when`
-// comes before.
-inline Outcome run(const std::vector<std::string>& arguments, const Moment& when = {}, int signal = SIGKILL) {
+// comes before. It reads `in`.
+inline Outcome run(const std::vector<std::string>& arguments, const Moment& when = {}, int signal = SIGKILL,
+                   const fs::path& in = "/dev/null") {
   const TemporaryFolder folder;
   const fs::path out = folder.path() / "out", err = folder.path() / "err";
   std::vector<char*> argv;
@@ -75,7 +76,7 @@ inline Outcome run(const std::vector<std::string>& arguments, const Moment& when
   argv.push_back(nullptr);
   const pid_t child = ::fork();
   if (child == 0) {
-    ::dup2(::open("/dev/null", O_RDONLY), STDIN_FILENO);
+    ::dup2(::open(in.c_str(), O_RDONLY), STDIN_FILENO);
     ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT, 0600), STDOUT_FILENO);
     ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT, 0600), STDERR_FILENO);
     ::execv(argv[0], argv.data());
