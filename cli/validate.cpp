@@ -128,6 +128,7 @@ Subject open_subject(const Options& o, Backend& backend, BufferPool& pool) {
 // Needs the base's weights in F32, which take the place of those that were compared.
 TensorErrors estimate_by_tensor(const Options& o, Context& ctx, Subject& s) {
   s.base = {};
+  ctx.pool.release_free();
   LoadedModel base = load_model(o.base(), ctx.backend, ctx.pool, WeightUse::training);
   set_trainable(base.model, ctx.pool);
   const int64_t context = std::min(kTensorErrorWindow, o.text.context);

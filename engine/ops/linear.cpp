@@ -16,8 +16,7 @@ Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor&
   }
   Tensor y = ctx.empty({M, N});
   const Epilogue epilogue{.residual = residual.defined() ? residual.f32() : nullptr};
-  ctx.backend.matmul_weight({M, N, K, ctx.precision}, x.f32(), weight.weight_view(), y.f32(),
-                            epilogue);
+  ctx.backend.matmul_weight({M, N, K, ctx.precision}, x.f32(), weight.weight_view(), y.f32(), epilogue);
 
   if (ctx.records(x, weight, residual)) {
     y.set_requires_grad(ctx.pool);
