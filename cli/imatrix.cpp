@@ -27,7 +27,6 @@ ImportanceForm form_of(const Options& o) {
 }
 
 void run(const Options& o) {
-  catch_interrupts();
   static_cast<void>(AtomicFile(o.out));  // a place that cannot be written to is refused before the work
   const auto backend = make_backend(o.compute);
   const auto pool = BufferPool::make();
@@ -39,6 +38,7 @@ void run(const Options& o) {
   const int64_t context = o.context > 0 ? o.context : std::min<int64_t>(loaded.model.config.context, 512);
   note_long_context(context, loaded.model.config);
 
+  catch_interrupts();
   note("{} tokens of text, in chunks of {}\n", grouped(static_cast<int64_t>(tokens.size())), context);
   Progress progress("collecting");
   Context ctx{*backend, *pool};

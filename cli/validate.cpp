@@ -55,6 +55,8 @@ Base open_base(const Options& o, const LoadedModel& tested, Backend& backend, Bu
   if (o.base_logits.empty()) {
     base.model = load_model(o.base(), backend, pool, weight_use(o.compute));
     check_same_vocab(base.model->vocab, o.base(), tested.vocab, o.tested());
+    if (const int64_t a = base.model->model.config.vocab, b = tested.model.config.vocab; a != b)
+      fail("{} and {} cannot be compared: they score {} and {} tokens", o.base(), o.tested(), a, b);
   } else {
     base.file = LogitsFile::open(o.base_logits);
     if (base.file->vocab() != tested.model.config.vocab)
