@@ -76,6 +76,7 @@ std::vector<PositionScore> score(const Options& o, Context& ctx, const Base& bas
   }
   ModelScores tested_scores(ctx, tested.model, chunks, bos, o.tested());
   catch_interrupts();
+  note_chunks(chunks);
   Progress progress("comparing");
   return compare(*base_scores, tested_scores, chunks, tested.model.config, ctx.backend.threads(),
                  [&](int64_t done, int64_t total) {
