@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cli/arguments.h"
+#include "cli/chunk_options.h"
 #include "cli/commands.h"
 #include "cli/model_source.h"
 #include "cli/terminal.h"
@@ -34,7 +35,7 @@ void run(const Options& o) {
   const auto tokenizer = make_tokenizer(loaded.vocab, o.model);
   if (o.data.ends_with(".jsonl")) fail("{} is no plain text; give a text file", o.data);
   const std::vector<int32_t> tokens = tokenizer->encode(read_text(o.data), true);
-  const int32_t bos = loaded.vocab.add_bos ? loaded.vocab.bos.value_or(-1) : -1;
+  const int32_t bos = added_bos(loaded.vocab);
   const int64_t context = o.context > 0 ? o.context : std::min<int64_t>(loaded.model.config.context, 512);
   note_long_context(context, loaded.model.config);
 
