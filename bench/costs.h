@@ -57,6 +57,12 @@ inline Cost attention_backward(const AttentionDims& d) {  // q, o, dO, dq; k, v,
   return {5 * visible_flops(d), 4 * (4 * query_numbers(d) + 4 * key_numbers(d) + statistics(d))};
 }
 
+inline Cost cached_attention(const CachedAttentionDims& d, const SequenceRows& s, DType dtype) {
+  const AttentionDims dims{1, s.rows, s.length, d.H, d.G, d.D, d.H * d.D, d.G * d.D, 0, d.scale};
+  const double cached = 2 * product(s.length, d.G) * static_cast<double>(row_bytes(dtype, d.D));
+  return {2 * visible_flops(dims), 4 * 2 * query_numbers(dims) + cached};
+}
+
 inline Cost swiglu(int64_t n) { return per_element(static_cast<double>(n), 4, 3); }
 inline Cost swiglu_backward(int64_t n) { return per_element(static_cast<double>(n), 11, 5); }
 

@@ -69,6 +69,17 @@ void ProfilingBackend::attention_backward(const AttentionDims& d, const Attentio
                                           const AttentionGradients& g) {
   time("attention_backward", cost::attention_backward(d), [&] { backend_->attention_backward(d, f, dO, g); });
 }
+void ProfilingBackend::cached_attention(const CachedAttentionDims& d, std::span<const SequenceRows> sequences,
+                                        const float* q, const float* k, const float* v, KvCacheView cache,
+                                        float* o) {
+  Cost cost;
+  for (const SequenceRows& s : sequences) {
+    const Cost of_one = cost::cached_attention(d, s, cache.dtype);
+    cost.flops += of_one.flops;
+    cost.bytes += of_one.bytes;
+  }
+  time("cached_attention", cost, [&] { backend_->cached_attention(d, sequences, q, k, v, cache, o); });
+}
 
 void ProfilingBackend::swiglu(int64_t n, const float* g, const float* u, float* y) {
   time("swiglu", cost::swiglu(n), [&] { backend_->swiglu(n, g, u, y); });

@@ -10,6 +10,7 @@
 #include <fstream>
 #include <iostream>
 #include <iterator>
+#include <map>
 
 #include "cli/terminal.h"
 #include "engine/error.h"
@@ -44,6 +45,17 @@ void add_repack_option(CLI::App& command, ComputeOptions& options) {
 void add_inference_options(CLI::App& command, ComputeOptions& options) {
   add_compute_options(command, options);
   add_repack_option(command, options);
+}
+
+void add_kv_type_option(CLI::App& command, DType& type) {
+  const std::map<std::string, DType> types = {
+      {"f32", DType::F32}, {"f16", DType::F16}, {"bf16", DType::BF16}, {"q8_0", DType::Q8_0}};
+  type = DType::F16;
+  command
+      .add_option("--kv-type", type,
+                  "What keys and values of read tokens are held as: f32, f16, bf16 or q8_0")
+      ->transform(CLI::CheckedTransformer(types, CLI::ignore_case).description(""))
+      ->default_str("f16");
 }
 
 void add_sampling_options(CLI::App& command, GenerateOptions& options) {

@@ -29,6 +29,9 @@ void add_inference_options(CLI::App& command, ComputeOptions& options);  // comp
 // found: what there was before any thread was pinned.
 std::unique_ptr<Backend> make_backend(const ComputeOptions& options, const Processors& found = processors());
 
+// --kv-type. F16 halves what is remembered; its rounding is far below that of quantised weights.
+void add_kv_type_option(CLI::App& command, DType& type);
+
 // How tokens are drawn, and --stop.
 void add_sampling_options(CLI::App& command, GenerateOptions& options);
 

@@ -120,6 +120,7 @@ class Bench {
     report_.add({.test = test,
                  .backend = backend.name(),
                  .start = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(now)),
+                 .kv_type = o_.bench.kv_type,
                  .threads = backend.threads(),
                  .nanoseconds = times.nanoseconds,
                  .flops = test_flops(model_.config, test),
@@ -202,6 +203,7 @@ void add_bench(CLI::App& app) {
                     "Run each test once before it is timed (default)");
   command->add_flag("!--no-measure", o->measure,
                     "Do not measure the CPU's peak and the memory's bandwidth to compare with");
+  add_kv_type_option(*command, o->bench.kv_type);
   add_device_options(*command, o->compute);
   add_repack_option(*command, o->compute);
   command->footer("Example:\n  gladius bench model-Q4_K_M.gguf -p 512 -n 128 -t 1,2 -o json");

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 #include <vector>
@@ -34,6 +35,13 @@ std::optional<double> percent(double amount, const BenchResult& result, double m
   return 100 * amount / (times(result).mean * 1e-9) / most_a_second;
 }
 
+// As llama.cpp spells it.
+std::string kv_type_name(DType type) {
+  std::string name(dtype_info(type).name);
+  for (char& c : name) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return name;
+}
+
 Json or_null(std::optional<double> value) { return value ? Json(*value) : Json(); }
 std::optional<double> if_known(double value) { return value > 0 ? std::optional(value) : std::nullopt; }
 
@@ -50,6 +58,8 @@ Json values(const BenchedModel& model, const BenchResult& r) {
           {"model_size", model.bytes},
           {"model_n_params", model.parameters},
           {"n_threads", r.threads},
+          {"type_k", kv_type_name(r.kv_type)},
+          {"type_v", kv_type_name(r.kv_type)},
           {"n_prompt", r.test.prompt},
           {"n_gen", r.test.generated},
           {"n_depth", r.test.depth},

@@ -25,6 +25,7 @@ struct Roof {
 struct BenchResult {
   InferenceTest test;
   std::string backend, start;  // start: UTC, ISO 8601
+  DType kv_type = DType::F32;
   int threads = 1;
   std::vector<int64_t> nanoseconds;  // of each repetition, at least one
   double flops = 0, bytes = 0;       // of a repetition: test_flops(), generation_bytes()

@@ -122,6 +122,7 @@ void add_chat(CLI::App& app) {
       ->check(whole(0, kMostContext))
       ->capture_default_str();
   add_sampling_options(*command, o->generate);
+  add_kv_type_option(*command, o->generate.kv_type);
   add_inference_options(*command, o->compute);
   command->footer(
       "Example:\n  gladius chat model-Q4_K_M.gguf --system \"Answer in one sentence.\"\n  echo \"What is a "

@@ -65,6 +65,7 @@ void add_generate(CLI::App& app) {
   add_sampling_options(*command, o->generate);
   command->add_flag("--ignore-end", o->generate.ignore_end, "Go on past end-of-text tokens");
   command->add_flag("-q,--quiet", o->quiet, "Print the continuation alone");
+  add_kv_type_option(*command, o->generate.kv_type);
   add_inference_options(*command, o->compute);
   command->footer("Example:\n  gladius generate model-Q4_K_M.gguf --prompt \"ROMEO:\" --tokens 200 --seed 1");
   command->callback([o] { run(*o); });

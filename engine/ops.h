@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "engine/context.h"
 
@@ -28,11 +29,6 @@ struct RopeTable {
 // output in its backward pass.
 Tensor rope(Context& ctx, const Tensor& x, const Tensor& positions, const RopeTable& table, int64_t heads);
 
-// Keys and values of the tokens so far, for one layer: [B, capacity, G*D] each.
-struct LayerKvCache {
-  Tensor k, v;
-  int64_t length = 0;  // tokens held in each sequence
-};
 struct AttentionHeads {
   int64_t batch;  // B; q has B*T rows
   int64_t query;  // H
@@ -40,10 +36,19 @@ struct AttentionHeads {
   int64_t width;  // D
 };
 // Causal grouped-query attention: q [B*T, H*D], k, v [B*T, G*D] to [B*T, H*D], scores scaled by 1/sqrt(D).
-// With a cache (inference only): k and v are appended to it first, and the queries see all it holds. Throws
-// when it is full.
-Tensor attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v, const AttentionHeads& heads,
-                 LayerKvCache* cache = nullptr);
+Tensor attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                 const AttentionHeads& heads);
+
+// Keys and values of many sequences' tokens, for one layer: blocks [blocks, G, kv_block_tokens, D].
+struct LayerKvCache {
+  Tensor k, v;
+};
+// The same for rows that continue sequences (inference only): k and v [M, G*D] are put into the cache, and
+// the queries [M, H*D] see all that it holds of their sequence. The sequences' rows are all M in order;
+// heads.batch has no meaning.
+Tensor cached_attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
+                        const AttentionHeads& heads, LayerKvCache& cache,
+                        std::span<const SequenceRows> sequences);
 
 // y = silu(gate) * up.
 Tensor swiglu(Context& ctx, const Tensor& gate, const Tensor& up);

@@ -18,7 +18,7 @@ constexpr int64_t kGeneratedWork = 16;  // of a generated token, in tokens of a 
 class Run {
  public:
   Run(Context& ctx, const Model& model, const InferenceTest& test, const BenchOptions& options)
-      : decoder_(ctx, model, test.tokens()), options_(options) {
+      : decoder_(ctx, model, test.tokens(), options.kv_type), options_(options) {
     const Random random(options.seed, stream_of("inference bench"));
     for (int64_t i = 0; i < test.tokens(); ++i)
       tokens_.push_back(static_cast<int32_t>(random.below(static_cast<uint64_t>(i), vocab_of(model))));

@@ -27,6 +27,7 @@ struct BenchOptions {
   int repetitions = 5;
   bool warmup = true;  // before the first: the prompt and one generated token
   uint64_t seed = 0;   // of the tokens
+  DType kv_type = DType::F32;
   const std::atomic<bool>* cancel = nullptr;
   // Called after each repetition, and in between, with the work done so far (test_work); may be empty.
   std::function<void(int64_t done)> progress{};

@@ -22,6 +22,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 
@@ -66,6 +67,29 @@ struct AttentionDims {
   int64_t kv_stride;        // from one key (value) row to the next, >= G*D
   int64_t kv_batch_stride;  // from one sequence's keys (values) to the next, >= Tk * kv_stride
   float scale;              // of the scores, usually 1/sqrt(D)
+};
+
+// A cache of keys and values: blocks of kv_block_tokens tokens, each [G, kv_block_tokens, D] in rows of
+// row_bytes(dtype, D). The blocks of one sequence may lie anywhere.
+inline constexpr int64_t kv_block_tokens = 144;
+struct KvCacheView {
+  DType dtype;  // F32, F16, BF16, or Q8_0
+  void *k, *v;
+};
+constexpr bool is_kv_type(DType dtype) {
+  return dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16 || dtype == DType::Q8_0;
+}
+
+// Rows of a batch that continue one sequence: its last `rows` tokens of `length`. The key and the value of
+// token p lie in the cache's block blocks[p / kv_block_tokens].
+struct SequenceRows {
+  int64_t first_row, rows, length;
+  const int32_t* blocks;
+};
+
+struct CachedAttentionDims {
+  int64_t H, G, D;  // as in AttentionDims; D a multiple of the cache's block size
+  float scale;
 };
 
 // What the backward pass of attention and of RMSNorm reads of the forward pass: its inputs and outputs.
@@ -198,6 +222,13 @@ class Backend {
   // Tq = Tk.
   virtual void attention_backward(const AttentionDims& d, const AttentionState& f, const float* dO,
                                   const AttentionGradients& g) = 0;
+
+  // Attention of rows that continue sequences (paged as in Kwon et al. 2023, arXiv:2309.06180): k and v
+  // [M, G*D] are put into the cache, rounded to its type; then every row of q [M, H*D] attends to its
+  // sequence's tokens up to itself, as above. M rows, in the order of `sequences`; o as q.
+  virtual void cached_attention(const CachedAttentionDims& d, std::span<const SequenceRows> sequences,
+                                const float* q, const float* k, const float* v, KvCacheView cache,
+                                float* o) = 0;
 
   // ---- SwiGLU (Shazeer 2020, arXiv:2002.05202) ----
 

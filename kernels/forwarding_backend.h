@@ -60,6 +60,10 @@ class ForwardingBackend : public Backend {
                           const AttentionGradients& g) override {
     backend_->attention_backward(d, f, dO, g);
   }
+  void cached_attention(const CachedAttentionDims& d, std::span<const SequenceRows> sequences, const float* q,
+                        const float* k, const float* v, KvCacheView cache, float* o) override {
+    backend_->cached_attention(d, sequences, q, k, v, cache, o);
+  }
 
   void swiglu(int64_t n, const float* g, const float* u, float* y) override { backend_->swiglu(n, g, u, y); }
   void swiglu_backward(int64_t n, const float* g, const float* u, const float* dy, float* dg,

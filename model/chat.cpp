@@ -35,7 +35,7 @@ ChatSession::ChatSession(Context& ctx, const Model& model, const Tokenizer& toke
       template_(std::move(chat_template)),
       options_(std::move(options)),
       markers_(marker_tokens(tokenizer, template_.surroundings())),
-      decoder_(ctx, model, options_.context > 0 ? options_.context : model.config.context) {
+      decoder_(ctx, model, options_.context > 0 ? options_.context : model.config.context, options_.kv_type) {
   if (!system.empty()) messages_.push_back({ChatMessage::Role::system, system});
   options_.end_tokens.insert(options_.end_tokens.end(), markers_.begin(), markers_.end());
   options_.stops.push_back(end_text(tokenizer, template_));

@@ -21,16 +21,23 @@ struct FeedForwardValues {
   std::array<Tensor, 4> all() const { return {normed, gate, up, gated}; }
 };
 
+// What a layer remembers of the sequences that the batch's rows continue, if they do.
+struct LayerPast {
+  LayerKvCache* cache = nullptr;
+  std::span<const SequenceRows> sequences;
+};
+
 // Attention: every token gathers from the tokens before it.
 AttentionValues attend(Context& ctx, const Config& c, const Layer& layer, const RopeTable& rope_table,
-                       const TokenBatch& batch, const Tensor& x, LayerKvCache* past) {
+                       const TokenBatch& batch, const Tensor& x, LayerPast past) {
   const AttentionHeads heads{.batch = batch.B, .query = c.heads, .kv = c.kv_heads, .width = c.head_dim};
   AttentionValues a;
   a.normed = rms_norm(ctx, x, layer.attn_norm, c.norm_eps);
   a.q = rope(ctx, linear(ctx, a.normed, layer.q), batch.positions, rope_table, c.heads);
   a.k = rope(ctx, linear(ctx, a.normed, layer.k), batch.positions, rope_table, c.kv_heads);
   a.v = linear(ctx, a.normed, layer.v);
-  a.mixed = attention(ctx, a.q, a.k, a.v, heads, past);
+  a.mixed = past.cache ? cached_attention(ctx, a.q, a.k, a.v, heads, *past.cache, past.sequences)
+                       : attention(ctx, a.q, a.k, a.v, heads);
   return a;
 }
 
@@ -50,7 +57,7 @@ void give_up(Context& ctx, const Model& model, int64_t index, const RopeTable& r
   const Config& c = model.config;
   if (index < ctx.recompute.layers) {
     ctx.compute_anew(a.all(), [=, &model](Context& again) {
-      return attend(again, model.config, model.layer(index), rope_table, batch, x, nullptr).all();
+      return attend(again, model.config, model.layer(index), rope_table, batch, x, {}).all();
     });
   } else if (ctx.recompute.elementwise) {
     ctx.compute_anew<1>({a.normed},
@@ -76,16 +83,16 @@ void give_up(Context& ctx, const Model& model, int64_t index, const Tensor& x, c
 }  // namespace
 
 Tensor forward(Context& ctx, const Model& model, const RopeTable& rope_table, const TokenBatch& batch,
-               KvCache* cache) {
+               const Past* past) {
   const Config& c = model.config;
   Tensor x = embedding(ctx, model.embedding(), batch.tokens);  // [M, C] the residual stream
 
   for (int64_t index = 0; index < c.layers; ++index) {
     const Layer layer = model.layer(index);
-    LayerKvCache* past = cache ? &cache->layers[static_cast<size_t>(index)] : nullptr;
+    const LayerPast layer_past = past ? LayerPast{&past->cache.layer(index), past->sequences} : LayerPast{};
     Tensor before = x;
     {
-      const AttentionValues a = attend(ctx, c, layer, rope_table, batch, x, past);
+      const AttentionValues a = attend(ctx, c, layer, rope_table, batch, x, layer_past);
       x = linear(ctx, a.mixed, layer.attn_output, x);  // + residual
       if (ctx.tape) give_up(ctx, model, index, rope_table, batch, before, a);
     }

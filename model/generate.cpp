@@ -47,7 +47,7 @@ Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
   check_prompt(prompt, model, options);
   const int64_t most = static_cast<int64_t>(prompt.size()) + std::max<int64_t>(0, options.max_tokens);
   // no memory for tokens that cannot come
-  Decoder decoder(ctx, model, std::min(context_of(model, options), most));
+  Decoder decoder(ctx, model, std::min(context_of(model, options), most), options.kv_type);
   return generate(decoder, tokenizer, prompt, options, on_text, cancel);
 }
 

@@ -18,6 +18,7 @@ namespace gladius {
 struct GenerateOptions {
   int64_t max_tokens = 128;
   int64_t context = 0;              // capacity of the key/value cache; 0: the model's context length
+  DType kv_type = DType::F32;       // of the key/value cache (is_kv_type)
   bool ignore_end = false;          // go on past end-of-generation tokens
   std::vector<int32_t> end_tokens;  // end the text besides those of the vocabulary
   std::vector<std::string> stops;
@@ -46,8 +47,9 @@ Generated generate(Context& ctx, const Model& model, const Tokenizer& tokenizer,
                    const std::atomic<bool>* cancel = nullptr);
 
 // The same with a decoder that holds the first tokens of `prompt`, but not all of them: only the others are
-// read. options.context has no meaning here; the prompt must fit the decoder. Afterwards the decoder holds
-// the prompt and the generated tokens, the last of which may be missing, or less when it was cancelled.
+// read. options.context and kv_type have no meaning here; the prompt must fit the decoder. Afterwards the
+// decoder holds the prompt and the generated tokens, the last of which may be missing, or less when it was
+// cancelled.
 Generated generate(Decoder& decoder, const Tokenizer& tokenizer, std::span<const int32_t> prompt,
                    const GenerateOptions& options, const std::function<void(std::string_view)>& on_text,
                    const std::atomic<bool>* cancel = nullptr);

@@ -93,17 +93,4 @@ TokenBatch make_token_batch(int64_t B, int64_t T, BufferPool& pool) {
   return batch;
 }
 
-void KvCache::clear() {
-  for (LayerKvCache& layer : layers) layer.length = 0;
-}
-
-KvCache make_kv_cache(const Config& config, int64_t batch, int64_t capacity, BufferPool& pool) {
-  KvCache cache;
-  for (int64_t i = 0; i < config.layers; ++i) {
-    const Shape shape{batch, capacity, config.kv_heads * config.head_dim};
-    cache.layers.push_back({Tensor(pool, DType::F32, shape), Tensor(pool, DType::F32, shape), 0});
-  }
-  return cache;
-}
-
 }  // namespace gladius

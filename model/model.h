@@ -2,12 +2,14 @@
 #pragma once
 
 #include <functional>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "engine/ops.h"
 #include "engine/tensor.h"
 #include "model/config.h"
+#include "model/kv_cache.h"
 #include "model/params.h"
 
 namespace gladius {
@@ -66,20 +68,17 @@ struct TokenBatch {
 // Positions 0 .. T-1 of every sequence; tokens undefined.
 TokenBatch make_token_batch(int64_t B, int64_t T, BufferPool& pool);
 
-// The keys and values of the tokens so far, layer by layer.
-struct KvCache {
-  std::vector<LayerKvCache> layers;
-  int64_t length() const { return layers.empty() ? 0 : layers[0].length; }
-  int64_t capacity() const { return layers.empty() ? 0 : layers[0].k.shape()[1]; }
-  void clear();
+// What a batch continues: rows of sequences that a cache holds.
+struct Past {
+  KvCache& cache;
+  std::span<const SequenceRows> sequences;
 };
-KvCache make_kv_cache(const Config& config, int64_t batch, int64_t capacity, BufferPool& pool);
 
-// The forward pass: hidden states [B*T, C] after the last norm. With a cache, the batch continues the tokens
-// that it holds (inference); the same function trains, reads prompts and decodes, with dense and with
+// The forward pass: hidden states [B*T, C] after the last norm. With a past, the batch's rows are those of
+// its sequences (inference); the same function trains, reads prompts and decodes, with dense and with
 // quantised weights.
 Tensor forward(Context& ctx, const Model& model, const RopeTable& rope_table, const TokenBatch& batch,
-               KvCache* cache = nullptr);
+               const Past* past = nullptr);
 
 // The logits of every token of the vocabulary: [M, V] for hidden states [M, C].
 Tensor logits(Context& ctx, const Model& model, const Tensor& hidden);

@@ -119,4 +119,29 @@ inline double gradient_roundings(const Config& c, int64_t positions, int64_t row
   return 3 * forward_roundings(c, positions) + static_cast<double>(rows);
 }
 
+// How far logits may be off after rounding errors, relative to the sum of magnitudes that a logit is made of.
+inline double logits_bound(Context& ctx, const Model& model, const std::vector<int32_t>& tokens) {
+  const auto T = static_cast<int64_t>(tokens.size()), C = model.config.hidden;
+  TokenBatch batch = make_token_batch(1, T, ctx.pool);
+  std::copy(tokens.begin(), tokens.end(), batch.tokens.i32());
+  const Tensor hidden = forward(ctx, model, make_rope_table(model.config, T, ctx.pool), batch);
+  double most = 0;
+  for (int64_t t = 0; t < T; ++t) {
+    for (int64_t v = 0; v < model.config.vocab; ++v) {
+      double terms = 0;
+      for (int64_t c = 0; c < C; ++c)
+        terms += std::fabs(static_cast<double>(hidden.f32()[t * C + c]) *
+                           static_cast<double>(model.head().f32()[v * C + c]));
+      most = std::max(most, terms);
+    }
+  }
+  return 2 * roundings(forward_roundings(model.config, T)) * most;  // both sides have the error
+}
+
+inline std::vector<int32_t> random_tokens(Random& random, int64_t n, int64_t vocab) {
+  std::vector<int32_t> tokens;
+  for (int64_t i = 0; i < n; ++i) tokens.push_back(static_cast<int32_t>(random.below(vocab)));
+  return tokens;
+}
+
 }  // namespace gladius::test

@@ -178,13 +178,17 @@ TEST_CASE("wrong operands are errors that name the operation and the shapes") {
   const auto ints = [&](std::vector<int32_t> values) { return integers_of(*pool, values); };
   const RopeTable table{zeros({8, 2}), zeros({8, 2})};
   const auto weight = [&](DType dtype, Shape shape) { return Tensor(*pool, dtype, shape); };
-  LayerKvCache cache{zeros({1, 4, 6}), zeros({1, 4, 6}), 3};
-  LayerKvCache of_two{zeros({2, 4, 6}), zeros({2, 4, 6}), 0}, narrow{zeros({1, 4, 3}), zeros({1, 4, 3}), 0};
-  LayerKvCache mixed{zeros({1, 4, 6}), zeros({1, 2, 6}), 0}, flat{zeros({4, 6}), zeros({4, 6}), 0}, none;
-  LayerKvCache negative{zeros({1, 4, 6}), zeros({1, 4, 6}), -1};
-  const auto attend = [&](LayerKvCache& past) {
-    attention(ctx, zeros({1, 12}), zeros({1, 6}), zeros({1, 6}), {1, 4, 2, 3}, &past);
+  const Shape blocks{2, 2, kv_block_tokens, 3};
+  LayerKvCache cache{zeros(blocks), zeros(blocks)};
+  const LayerKvCache narrow{zeros({2, 2, kv_block_tokens, 2}), zeros({2, 2, kv_block_tokens, 2})};
+  const LayerKvCache mixed{zeros(blocks), weight(DType::F16, blocks)}, none;
+  const LayerKvCache flat{zeros({4, 6}), zeros({4, 6})},
+      integers{weight(DType::I32, blocks), weight(DType::I32, blocks)};
+  const std::array<int32_t, 3> table = {1, 0, 2}, negative = {-1, 0, 0};
+  const auto attend = [&](LayerKvCache past, std::vector<SequenceRows> sequences) {
+    cached_attention(ctx, zeros({3, 12}), zeros({3, 6}), zeros({3, 6}), {1, 4, 2, 3}, past, sequences);
   };
+  const std::vector<SequenceRows> three = {{0, 3, 5, table.data()}};
 
   struct Case {
     std::function<void()> run;
@@ -221,18 +225,24 @@ TEST_CASE("wrong operands are errors that name the operation and the shapes") {
        {"attention", "[4, 3]"}},
       {[&] { attention(ctx, zeros({4, 12}), zeros({4, 9}), zeros({4, 9}), {2, 4, 3, 3}); },
        {"attention", "[4, 9]"}},
-      {[&] { attention(ctx, zeros({2, 12}), zeros({2, 6}), zeros({2, 6}), {1, 4, 2, 3}, &cache); },
-       {"attention", "2 more tokens", "context of 4", "holds 3"}},
       {[&] { attention(ctx, zeros({2, 12}), zeros({2, 6}), zeros({2, 6}), {0, 4, 2, 3}); },
        {"attention", "0 sequences"}},
       {[&] { attention(ctx, zeros({2, 12}), zeros({2, 0}), zeros({2, 0}), {1, 4, 0, 3}); },
        {"attention", "0 key/value heads"}},
-      {[&] { attend(of_two); }, {"attention", "cache", "[2, 4, 6]", "1 sequences"}},
-      {[&] { attend(narrow); }, {"attention", "cache", "[1, 4, 3]", "2 key/value heads of 3"}},
-      {[&] { attend(mixed); }, {"attention", "cache", "[1, 2, 6]"}},
-      {[&] { attend(flat); }, {"attention", "cache", "[4, 6]"}},
-      {[&] { attend(none); }, {"attention", "cache", "[]"}},
-      {[&] { attend(negative); }, {"attention", "holds -1"}},
+      {[&] { attend(narrow, three); }, {"cached_attention", "[2, 2, 144, 2]", "2 key/value heads of 3"}},
+      {[&] { attend(mixed, three); }, {"cached_attention", "F16 [2, 2, 144, 3]"}},
+      {[&] { attend(flat, three); }, {"cached_attention", "[4, 6]"}},
+      {[&] { attend(none, three); }, {"cached_attention", "[]"}},
+      {[&] { attend(integers, three); }, {"cached_attention", "I32"}},
+      {[&] { attend(cache, {{0, 2, 5, table.data()}}); }, {"cached_attention", "2 rows", "[3, 12]"}},
+      {[&] { attend(cache, {{0, 3, 2, table.data()}}); }, {"cached_attention", "3 rows", "2 tokens"}},
+      {[&] { attend(cache, {{1, 3, 5, table.data()}}); }, {"cached_attention", "from 1 on"}},
+      {[&] { attend(cache, {{0, 3, 400, table.data()}}); }, {"cached_attention", "block 2", "cache of 2"}},
+      {[&] { attend(cache, {{0, 3, 5, negative.data()}}); }, {"cached_attention", "block -1"}},
+      {[&] {
+         cached_attention(ctx, zeros({1, 12}), zeros({1, 6}), zeros({1, 9}), {1, 4, 2, 3}, cache, three);
+       },
+       {"cached_attention", "[1, 9]"}},
       {[&] { swiglu(ctx, zeros({2, 3}), zeros({3, 2})); }, {"swiglu", "[2, 3]", "[3, 2]"}},
       {[&] { add(ctx, zeros({2, 3}), zeros({6})); }, {"add", "[2, 3]", "[6]"}},
       {[&] { cross_entropy(ctx, zeros({2, 3}), zeros({5, 4}), ints({0, 0}), 1); },

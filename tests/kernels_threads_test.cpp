@@ -1,6 +1,7 @@
 // The same bits at any number of threads, for every operation, on shapes of many tasks.
 #include <sched.h>
 
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <functional>
@@ -68,15 +69,25 @@ std::vector<Operation> attention_operations(const Array& a, const Array& b) {
   const int64_t T = small_tests() ? 70 : 150;
   const AttentionDims d{2, T, T, 4, 2, 16, 64, 32, T * 32, 0.25f};
   const float *A = a, *B = b;
-  return {{"attention",
-           {2 * T * 64, 2 * T * 4},
-           [=](Backend& x, std::vector<Array>& out) { x.attention(d, A, B, B + 7, out[0], out[1]); }},
-          {"attention_backward",
-           {2 * T * 64, 2 * T * 4, 2 * T * 64, 2 * T * 32, 2 * T * 32},
-           [=](Backend& x, std::vector<Array>& out) {
-             x.attention(d, A, B, B + 7, out[0], out[1]);
-             x.attention_backward(d, {A, B, B + 7, out[0], out[1]}, A + 5, {out[2], out[3], out[4]});
-           }}};
+  const int64_t b_size = b.size(), cache_floats = 9 * 2 * kv_block_tokens * 16;
+  return {
+      {"attention",
+       {2 * T * 64, 2 * T * 4},
+       [=](Backend& x, std::vector<Array>& out) { x.attention(d, A, B, B + 7, out[0], out[1]); }},
+      {"attention_backward",
+       {2 * T * 64, 2 * T * 4, 2 * T * 64, 2 * T * 32, 2 * T * 32},
+       [=](Backend& x, std::vector<Array>& out) {
+         x.attention(d, A, B, B + 7, out[0], out[1]);
+         x.attention_backward(d, {A, B, B + 7, out[0], out[1]}, A + 5, {out[2], out[3], out[4]});
+       }},
+      {"cached_attention", {3 * 64, cache_floats, cache_floats}, [=](Backend& x, std::vector<Array>& out) {
+         const std::array<int32_t, 9> blocks = {3, 1, 2, 0, 5, 7, 6, 4, 8};
+         const std::array sequences = {SequenceRows{0, 1, 8 * kv_block_tokens, blocks.data()},
+                                       SequenceRows{1, 2, 20, blocks.data() + 8}};
+         for (int i : {1, 2})
+           for (int64_t j = 0; j < cache_floats; ++j) out[static_cast<size_t>(i)][j] = B[j % b_size];
+         x.cached_attention({4, 2, 16, 0.25f}, sequences, A, B, B + 7, {DType::F32, out[1], out[2]}, out[0]);
+       }}};
 }
 
 std::vector<Operation> row_operations(const Array& a, const Array& b) {

@@ -4,6 +4,7 @@
 
 #include <functional>
 
+#include "model/decoder.h"
 #include "tests/golden_support.h"
 #include "tests/train_support.h"
 
@@ -17,54 +18,40 @@ struct Row {
   Shape shape;
 };
 
+// A batch of one sequence's tokens [begin, begin + n).
+TokenBatch batch_of(BufferPool& pool, const std::vector<int32_t>& tokens, int64_t begin, int64_t n) {
+  TokenBatch batch = make_token_batch(1, n, pool);
+  for (int64_t t = 0; t < n; ++t) {
+    batch.tokens.i32()[t] = tokens[static_cast<size_t>(begin + t)];
+    batch.positions.i32()[t] = static_cast<int32_t>(begin + t);
+  }
+  return batch;
+}
+
 // Logits [T, V] of one sequence, read in pieces of these lengths with a cache; {} stands for one pass
 // without cache.
 std::vector<float> read_in_pieces(Context& ctx, const Model& model, const std::vector<int32_t>& tokens,
-                                  const std::vector<int64_t>& pieces) {
+                                  const std::vector<int64_t>& pieces, DType kv_type = DType::F32) {
   const auto T = static_cast<int64_t>(tokens.size());
   const RopeTable table = make_rope_table(model.config, T, ctx.pool);
-  KvCache cache = make_kv_cache(model.config, 1, T, ctx.pool);
+  if (pieces.empty()) {
+    const Tensor scores = logits(ctx, model, forward(ctx, model, table, batch_of(ctx.pool, tokens, 0, T)));
+    return {values_of(scores).begin(), values_of(scores).end()};
+  }
+  KvCache cache(model.config, kv_type, T, ctx.pool);
+  KvSequence sequence;
   std::vector<float> result;
-  int64_t begin = 0;
-  for (const int64_t n : pieces.empty() ? std::vector<int64_t>{T} : pieces) {
-    TokenBatch batch = make_token_batch(1, n, ctx.pool);
-    for (int64_t t = 0; t < n; ++t) {
-      batch.tokens.i32()[t] = tokens[static_cast<size_t>(begin + t)];
-      batch.positions.i32()[t] = static_cast<int32_t>(begin + t);
-    }
-    const Tensor scores =
-        logits(ctx, model, forward(ctx, model, table, batch, pieces.empty() ? nullptr : &cache));
+  for (const int64_t n : pieces) {
+    REQUIRE(cache.reserve(sequence, n));
+    const SequenceRows rows{0, n, sequence.length + n, sequence.blocks.data()};
+    const Past past{cache, {&rows, 1}};
+    const TokenBatch batch = batch_of(ctx.pool, tokens, sequence.length, n);
+    const Tensor scores = logits(ctx, model, forward(ctx, model, table, batch, &past));
     result.insert(result.end(), values_of(scores).begin(), values_of(scores).end());
-    begin += n;
+    sequence.length += n;
   }
-  REQUIRE(begin == T);
-  if (!pieces.empty()) CHECK(cache.length() == T);
+  REQUIRE(sequence.length == T);
   return result;
-}
-
-// How far logits may be off after rounding errors, relative to the sum of magnitudes that a logit is made of.
-double logits_bound(Context& ctx, const Model& model, const std::vector<int32_t>& tokens) {
-  const auto T = static_cast<int64_t>(tokens.size()), C = model.config.hidden;
-  TokenBatch batch = make_token_batch(1, T, ctx.pool);
-  std::copy(tokens.begin(), tokens.end(), batch.tokens.i32());
-  const Tensor hidden = forward(ctx, model, make_rope_table(model.config, T, ctx.pool), batch);
-  double most = 0;
-  for (int64_t t = 0; t < T; ++t) {
-    for (int64_t v = 0; v < model.config.vocab; ++v) {
-      double terms = 0;
-      for (int64_t c = 0; c < C; ++c)
-        terms += std::fabs(static_cast<double>(hidden.f32()[t * C + c]) *
-                           static_cast<double>(model.head().f32()[v * C + c]));
-      most = std::max(most, terms);
-    }
-  }
-  return 2 * roundings(forward_roundings(model.config, T)) * most;  // both sides have the error
-}
-
-std::vector<int32_t> random_tokens(Random& random, int64_t n, int64_t vocab) {
-  std::vector<int32_t> tokens;
-  for (int64_t i = 0; i < n; ++i) tokens.push_back(static_cast<int32_t>(random.below(vocab)));
-  return tokens;
 }
 
 // Loss and all gradients of one batch, as one array of floats.
@@ -279,7 +266,7 @@ TEST_CASE("a text read in any pieces, down to single tokens, gives the logits of
   });
 }
 
-TEST_CASE("sequences of a batch do not see each other, with and without a cache") {
+TEST_CASE("sequences of a batch do not see each other") {
   for_each_backend([](Backend& backend) {
     const auto pool = BufferPool::make();
     Context ctx{backend, *pool};
@@ -288,30 +275,15 @@ TEST_CASE("sequences of a batch do not see each other, with and without a cache"
     constexpr int64_t T = 12;
     const int64_t V = model.config.vocab;
     const std::array texts = {random_tokens(random, T, V), random_tokens(random, T, V)};
+    TokenBatch batch = make_token_batch(2, T, *pool);
+    for (int64_t m = 0; m < 2 * T; ++m)
+      batch.tokens.i32()[m] = texts[static_cast<size_t>(m / T)][static_cast<size_t>(m % T)];
     const RopeTable table = make_rope_table(model.config, T, *pool);
-    KvCache cache = make_kv_cache(model.config, 2, T + 3, *pool);  // more room than is used
-    for (const bool with_cache : {false, true}) {
-      // With a cache: eight tokens of each, then four.
-      std::array<std::vector<float>, 2> got;
-      int64_t begin = 0;
-      for (const int64_t n : with_cache ? std::vector<int64_t>{8, 4} : std::vector<int64_t>{T}) {
-        TokenBatch batch = make_token_batch(2, n, *pool);
-        for (int64_t m = 0; m < 2 * n; ++m) {
-          batch.tokens.i32()[m] = texts[static_cast<size_t>(m / n)][static_cast<size_t>(begin + m % n)];
-          batch.positions.i32()[m] = static_cast<int32_t>(begin + m % n);
-        }
-        const Tensor scores =
-            logits(ctx, model, forward(ctx, model, table, batch, with_cache ? &cache : nullptr));
-        for (size_t b = 0; b < 2; ++b) {
-          const float* first = scores.f32() + static_cast<int64_t>(b) * n * V;
-          got[b].insert(got[b].end(), first, first + n * V);
-        }
-        begin += n;
-      }
-      for (size_t b = 0; b < 2; ++b) {
-        const std::vector<float> alone = read_in_pieces(ctx, model, texts[b], {});
-        CHECK(largest_difference(got[b], alone) <= logits_bound(ctx, model, texts[b]));
-      }
+    const Tensor scores = logits(ctx, model, forward(ctx, model, table, batch));
+    for (size_t b = 0; b < 2; ++b) {
+      const std::vector<float> alone = read_in_pieces(ctx, model, texts[b], {});
+      const std::span<const float> mine = values_of(scores).subspan(b * alone.size(), alone.size());
+      CHECK(largest_difference(mine, alone) <= logits_bound(ctx, model, texts[b]));
     }
   });
 }
@@ -332,24 +304,28 @@ TEST_CASE("later tokens do not change earlier logits") {
     CHECK(largest_difference(std::span(before).subspan(t * V, V), std::span(after).subspan(t * V, V)) > 1e-3);
 }
 
-TEST_CASE("a full context is an error, and a cleared cache starts anew") {
+TEST_CASE("a full context is an error that changes nothing, and a decoder that forgets starts anew") {
   const auto pool = BufferPool::make();
   const auto backend = make_cpu_backend(1);
   Context ctx{*backend, *pool};
   const Model model = random_model(small_config(), 17, *pool);
-  KvCache cache = make_kv_cache(model.config, 1, 4, *pool);
-  CHECK(cache.capacity() == 4);
-  const RopeTable table = make_rope_table(model.config, 32, *pool);
-  TokenBatch three = make_token_batch(1, 3, *pool), two = make_token_batch(1, 2, *pool);
-  std::fill_n(three.tokens.i32(), 3, 1);
-  std::fill_n(two.tokens.i32(), 2, 2);
-  const Tensor first = forward(ctx, model, table, three, &cache);
-  const std::string message = message_of([&] { forward(ctx, model, table, two, &cache); });
+  Decoder decoder(ctx, model, 4);
+  const std::vector<int32_t> three = {1, 2, 3}, two = {2, 2};
+  const auto read = [&](const std::vector<int32_t>& tokens) {
+    const std::span<const float> scores = decoder.read(tokens);
+    return std::vector<float>(scores.begin(), scores.end());
+  };
+  const std::vector<float> first = read(three);
+  const std::string message = message_of([&] { decoder.read(two); });
+  CHECK(contains(message, "2 more tokens"));
   CHECK(contains(message, "context of 4"));
-  CHECK(cache.length() == 3);
-  cache.clear();
-  CHECK(cache.length() == 0);
-  CHECK(same_bits(values_of(forward(ctx, model, table, three, &cache)), values_of(first)));
+  CHECK(contains(message, "holds 3"));
+  CHECK(decoder.length() == 3);
+  decoder.clear();
+  CHECK(decoder.length() == 0);
+  CHECK(same_bits(read(three), first));
+  decoder.truncate(2);
+  CHECK(largest_difference(read({3}), first) <= logits_bound(ctx, model, three));
 }
 
 TEST_CASE("losses and gradients are the same bits at 1, 2, 3 and 4 threads on every instruction set") {

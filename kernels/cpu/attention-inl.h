@@ -56,9 +56,26 @@ struct AttentionGeometry {
     const float* data;
     int64_t stride;
   };
+  // The rows of x from j on where they lie.
+  GLADIUS_INLINE Lines lie(const float* x, int64_t j) const { return {x + key(j), d.kv_stride}; }
   GLADIUS_INLINE Lines key_lines(int64_t j, int64_t n, const float* x, float* room) const {
-    if (width == d.D) return {x + key(j), d.kv_stride};
+    if (width == d.D) return lie(x, j);
     for (int64_t i = 0; i < n; ++i) copy_row(x + key(j + i), 1.0f, room + i * width);
+    return {room, width};
+  }
+  // The same for rows in blocks, from the first row of a block on.
+  Lines cached_lines(const CachedKeys& c, const void* x, int64_t j, int64_t n, float* room) const {
+    const auto* rows = static_cast<const std::byte*>(x) +
+                       (c.blocks[j / kv_block_tokens] * c.G + g) * kv_block_tokens * c.row_bytes;
+    if (width == d.D) {
+      if (c.cache.dtype == DType::F32) return {reinterpret_cast<const float*>(rows), d.D};
+      c.widen(c.cache.dtype, n * d.D, rows, room);
+      return {room, width};
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      c.widen(c.cache.dtype, d.D, rows + i * c.row_bytes, room + i * width);
+      for (int64_t k = d.D; k < width; ++k) room[i * width + k] = 0.0f;
+    }
     return {room, width};
   }
 };
@@ -116,8 +133,9 @@ struct AttentionTiles {
 
   // y[key][row] for a panel of rows, y's stride is R: the query rows whose transpose is `panel` [D][P] times
   // n rows of x (keys or values).
-  static void scores(const Geometry& at, const float* panel, const float* x, int64_t n, float* y) {
-    product<ScoreTile, true>(n, P, {at.d.D, x, at.d.kv_stride, 1, panel, P}, y, R, false, all(at.d.D));
+  static void scores(const Geometry& at, const float* panel, typename Geometry::Lines x, int64_t n,
+                     float* y) {
+    product<ScoreTile, true>(n, P, {at.d.D, x.data, x.stride, 1, panel, P}, y, R, false, all(at.d.D));
   }
 
   // -inf where a row of the panel from t on does not see one of the n keys, the last of which some row sees.
@@ -160,6 +178,24 @@ struct AttentionForward {
       tile(at, t);
   }
 
+  static void merge(const AttentionTask& t, int64_t pieces, const float* partials) {
+    const Geometry at(*t.d, t.b, t.g);
+    const Tile tile(at, t.scratch);
+    const int64_t rows = t.row_end - t.row_begin;
+    start_few(at, rows, tile);
+    for (int64_t p = 0; p < pieces; ++p, partials += attention_partial_floats) {
+      const float *o = partials, *largest = o + rows * at.width, *sum = largest + rows;
+      for (int64_t i = 0; i < rows; ++i) {
+        if (largest[i] == -__builtin_inff()) continue;  // the row sees none of these keys
+        raise(at, tile, i, largest[i]);
+        const float weight = std::exp(largest[i] - tile.largest[i]);
+        tile.sum[i] += weight * sum[i];
+        for (int64_t c = 0; c < at.width; ++c) tile.o[i * at.width + c] += weight * o[i * at.width + c];
+      }
+    }
+    finish(at, t, tile);
+  }
+
  private:
   struct Tile {
     float *rows, *q, *o, *scores;  // [R][width], [panel][D][P], [R][width], [key][R]
@@ -185,6 +221,16 @@ struct AttentionForward {
     }
   }
 
+  static typename Geometry::Lines keys(const Geometry& at, const AttentionTask& t, int64_t j, int64_t n,
+                                       float* room) {
+    return t.cached ? at.cached_lines(*t.cached, t.cached->cache.k, j, n, room) : at.lie(t.k, j);
+  }
+  static typename Geometry::Lines values(const Geometry& at, const AttentionTask& t, int64_t j, int64_t n,
+                                         float* room) {
+    return t.cached ? at.cached_lines(*t.cached, t.cached->cache.v, j, n, room)
+                    : at.key_lines(j, n, t.v, room);
+  }
+
   // Writes what was mixed divided by each row's sum.
   static void finish(const Geometry& at, const AttentionTask& t, const Tile& tile) {
     const float* o = tile.o;
@@ -205,21 +251,22 @@ struct AttentionForward {
     const int64_t end = at.visible_keys(t.row_end - 1);
     for (int64_t j0 = 0; j0 < end; j0 += attention_keys) {
       const int64_t n = smaller(attention_keys, end - j0);
-      for (int64_t p = 0; p < rows; p += P) panel(at, t, tile, p, j0, n);
-      Tiles::mix(at, t.row_begin, rows, j0, n, tile.scores, at.key_lines(j0, n, t.v, tile.room), tile.o);
+      const auto k = keys(at, t, j0, n, tile.room);
+      for (int64_t p = 0; p < rows; p += P) panel(at, t, tile, k, p, j0, n);
+      Tiles::mix(at, t.row_begin, rows, j0, n, tile.scores, values(at, t, j0, n, tile.room), tile.o);
     }
     finish(at, t, tile);
   }
 
-  // The panel of rows from p on and the keys [j0, j0 + n).
-  static void panel(const Geometry& at, const AttentionTask& t, const Tile& tile, int64_t p, int64_t j0,
-                    int64_t n) {
+  // The panel of rows from p on and the keys [j0, j0 + n), which are `k`.
+  static void panel(const Geometry& at, const AttentionTask& t, const Tile& tile, typename Geometry::Lines k,
+                    int64_t p, int64_t j0, int64_t n) {
     const int64_t end = smaller(p + P, t.row_end - t.row_begin);
     const int64_t visible = Tiles::visible(at, t.row_begin + end, j0, n);
     float* const scores = tile.scores + p;
     Tiles::clear(visible, n, scores);
     if (visible == 0) return;
-    Tiles::scores(at, tile.q + p * at.d.D, t.k + at.key(j0), visible, scores);
+    Tiles::scores(at, tile.q + p * at.d.D, k, visible, scores);
     Tiles::hide_future(at, t.row_begin + p, j0, visible, scores);
     softmax_step(tile, p, visible);
     for (int64_t i = p; j0 > 0 && i < end; ++i)
@@ -258,40 +305,56 @@ struct AttentionForward {
 
   // ---- few rows, as when one token is generated: scores[row][key], keys read once ----
 
+  static void start_few(const Geometry& at, int64_t rows, const Tile& tile) {
+    for (int64_t i = 0; i < rows * at.width; ++i) tile.o[i] = 0.0f;
+    start(tile);
+  }
+
+  // Row i's largest score is at least `score` from now on.
+  static void raise(const Geometry& at, const Tile& tile, int64_t i, float score) {
+    const float before = tile.largest[i];
+    if (score <= before) return;
+    const float rescale = std::exp(before - score);
+    tile.sum[i] *= rescale;
+    Rows<Isa>::scale_row(at.width, rescale, tile.o + i * at.width);
+    tile.largest[i] = score;
+  }
+
+  // Of the n keys of a tile row i sees the first `visible`.
   static void few_softmax_step(const Geometry& at, const Tile& tile, int64_t i, int64_t visible, int64_t n) {
     float* s = tile.scores + i * attention_keys;
-    for (int64_t j = visible > 0 ? visible : 0; j < n; ++j) s[j] = -__builtin_inff();
-    const float before = tile.largest[i], tile_max = Rows<Isa>::max(n, s);
-    const float now = tile_max > before ? tile_max : before;
-    const float sum = Rows<Isa>::exp_row(n, s, now, s);
-    if (now != before) {
-      const float rescale = std::exp(before - now);
-      tile.sum[i] *= rescale;
-      Rows<Isa>::scale_row(at.width, rescale, tile.o + i * at.width);
-      tile.largest[i] = now;
-    }
-    tile.sum[i] += sum;
+    visible = smaller(larger(visible, 0), n);
+    for (int64_t j = visible; j < n; ++j) s[j] = 0.0f;
+    if (visible == 0) return;
+    raise(at, tile, i, Rows<Isa>::max(visible, s));
+    tile.sum[i] += Rows<Isa>::exp_row(visible, s, tile.largest[i], s);
   }
 
   static void few(const Geometry& at, const AttentionTask& t) {
     const Tile tile(at, t.scratch);
     const int64_t rows = t.row_end - t.row_begin, D = at.d.D;
     at.copy_queries(t.row_begin, rows, t.q, at.d.scale, tile.rows);
-    for (int64_t i = 0; i < rows * at.width; ++i) tile.o[i] = 0.0f;
-    start(tile);
-    const int64_t end = at.visible_keys(t.row_end - 1);
-    for (int64_t j0 = 0; j0 < end; j0 += attention_keys) {
+    start_few(at, rows, tile);
+    const int64_t end = smaller(at.visible_keys(t.row_end - 1), t.key_end);
+    for (int64_t j0 = t.key_begin; j0 < end; j0 += attention_keys) {
       const int64_t n = smaller(attention_keys, end - j0);
-      FewRows<Isa>::run({rows, n, D, tile.rows, at.width, t.k + at.key(j0), at.d.kv_stride, tile.scores,
-                         attention_keys, false, nullptr});
+      const auto k = keys(at, t, j0, n, tile.room);
+      FewRows<Isa>::run(
+          {rows, n, D, tile.rows, at.width, k.data, k.stride, tile.scores, attention_keys, false, nullptr});
       for (int64_t i = 0; i < rows; ++i)
         few_softmax_step(at, tile, i, at.visible_keys(t.row_begin + i) - j0, n);
-      const auto v = at.key_lines(j0, n, t.v, tile.room);
+      const auto v = values(at, t, j0, n, tile.room);
       Tiles::template product<Isa, true>(rows, at.width,
                                          {n, tile.scores, attention_keys, 1, v.data, v.stride}, tile.o,
                                          at.width, true, Tiles::all(n));
     }
-    finish(at, t, tile);
+    t.partial ? write_partial(at, rows, tile, t.partial) : finish(at, t, tile);
+  }
+
+  static void write_partial(const Geometry& at, int64_t rows, const Tile& tile, float* y) {
+    for (int64_t i = 0; i < rows * at.width; ++i) *y++ = tile.o[i];
+    for (int64_t i = 0; i < rows; ++i) *y++ = tile.largest[i];
+    for (int64_t i = 0; i < rows; ++i) *y++ = tile.sum[i];
   }
 };
 
@@ -366,8 +429,8 @@ struct AttentionBackward {
       Tiles::clear(visible, n, tile.p + p);
       Tiles::clear(visible, n, tile.ds + p);
       if (visible == 0) continue;
-      Tiles::scores(at, tile.q_panel + p * D, task.k + at.key(j0), visible, tile.p + p);
-      Tiles::scores(at, tile.dO_panel + p * D, task.v + at.key(j0), visible, tile.ds + p);
+      Tiles::scores(at, tile.q_panel + p * D, at.lie(task.k, j0), visible, tile.p + p);
+      Tiles::scores(at, tile.dO_panel + p * D, at.lie(task.v, j0), visible, tile.ds + p);
       Tiles::hide_future(at, t + p, j0, visible, tile.p + p);
       score_gradients(tile, p, visible);
     }

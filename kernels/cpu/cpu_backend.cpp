@@ -32,6 +32,7 @@ CpuBackend::CpuBackend(int threads, const Isa& isa)
       gemm_(threads_ * (gemm_group_floats + packed_b_floats_)),
       converted_(converted_bytes),
       attention_(threads_ * attention_scratch),
+      partials_(attention_partials * attention_partial_floats),
       partial_sums_(max_partial_sums),
       norm_partials_(norm_partial_floats) {}
 
@@ -40,7 +41,7 @@ static_assert(gemm_group_floats % page_floats == 0);
 std::string CpuBackend::name() const { return std::string("cpu (") + table_.name + ")"; }
 
 size_t CpuBackend::scratch_bytes() const {
-  return gemm_.bytes() + converted_.bytes() + attention_.bytes() + partial_sums_.bytes() +
+  return gemm_.bytes() + converted_.bytes() + attention_.bytes() + partials_.bytes() + partial_sums_.bytes() +
          norm_partials_.bytes();
 }
 

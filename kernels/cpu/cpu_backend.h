@@ -67,6 +67,8 @@ class CpuBackend : public Backend {
                  float* lse) override;
   void attention_backward(const AttentionDims& d, const AttentionState& f, const float* dO,
                           const AttentionGradients& g) override;
+  void cached_attention(const CachedAttentionDims& d, std::span<const SequenceRows> sequences, const float* q,
+                        const float* k, const float* v, KvCacheView cache, float* o) override;
   void swiglu(int64_t n, const float* g, const float* u, float* y) override;
   void swiglu_backward(int64_t n, const float* g, const float* u, const float* dy, float* dg,
                        float* du) override;
@@ -86,6 +88,8 @@ class CpuBackend : public Backend {
  private:
   const GemmKernel& gemm_kernel(const GemmOperand& A, Precision precision) const;
   void gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, Epilogue e);
+  void append_to_cache(const CachedAttentionDims& d, const SequenceRows& s, const float* k, const float* v,
+                       KvCacheView cache) const;
   void few_rows_product(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) const;
 
   int threads_;
@@ -95,6 +99,7 @@ class CpuBackend : public Backend {
   Scratch<float> gemm_;           // gemm_group_floats + packed_b_floats_ a thread
   Scratch<std::byte> converted_;  // activations for a quantised weight
   Scratch<float> attention_;      // attention_scratch floats a thread
+  Scratch<float> partials_;       // attention_partials × attention_partial_floats
   Scratch<double> partial_sums_;  // of sum_of_squares
   Scratch<float> norm_partials_;  // of the gradients of RMSNorm's weights
 };

@@ -13,6 +13,10 @@ inline constexpr int64_t gemm_in_place_stride = 8192;   // rows of A lying farth
 inline constexpr int64_t converted_bytes =
     9 << 20;  // of activations, converted at a time for a quantised weight
 
+// A few rows' keys are cut into pieces of so many, or more where there would be more than attention_partials
+// pieces.
+inline constexpr int64_t attention_piece_keys = 1008, attention_partials = 128;
+
 inline constexpr int64_t max_partial_sums = 4096;  // of the sum of squares
 
 inline constexpr int64_t norm_partial_floats = 1 << 17;  // of the gradients of RMSNorm's weights

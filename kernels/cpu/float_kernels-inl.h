@@ -24,6 +24,7 @@ FloatKernels make_float_kernels() {
   f.gemm_bf16 = Gemm<Isa, RoundedPanels<Isa>, false>::kernel();
   f.few_rows_tile = FewRows<Isa>::run;
   f.attention = AttentionForward<Isa>::run;
+  f.attention_merge = AttentionForward<Isa>::merge;
   f.attention_backward = AttentionBackward<Isa>::run;
   f.rms_norm = Rows<Isa>::rms_norm;
   f.rms_norm_backward = Rows<Isa>::rms_norm_backward;

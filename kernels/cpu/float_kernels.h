@@ -74,16 +74,29 @@ struct FewRowsTile {
 
 inline constexpr int64_t few_rows = 8;
 
+// Keys and values that lie in blocks (KvCacheView): where the blocks of one sequence are. widen makes n
+// elements floats.
+struct CachedKeys {
+  KvCacheView cache;
+  int64_t G, row_bytes;  // a row is a token's D elements
+  const int32_t* blocks;
+  void (*widen)(DType dtype, int64_t n, const void* x, float* y);
+};
+
 // The query rows of one key/value head are numbered t = i * (H/G) + (h mod H/G): the heads of a group share
 // its keys, so they are rows of the same small matrix products. A task is the rows [row_begin, row_end) of
-// sequence b, group g.
+// sequence b, group g. A few rows (at most few_rows) may attend to some of their keys only: what they make of
+// them is then `partial` [attention_partial_floats], which attention_merge adds up.
 struct AttentionTask {
   const AttentionDims* d;
   int64_t b, g;
   int64_t row_begin, row_end;
   const float *q, *k, *v;
   float *o, *lse;
-  float* scratch;  // attention_scratch floats
+  float* scratch;                              // attention_scratch floats
+  const CachedKeys* cached = nullptr;          // instead of k and v; b is 0 and kv_stride D
+  int64_t key_begin = 0, key_end = INT64_MAX;  // key_begin a multiple of attention_keys
+  float* partial = nullptr;                    // instead of o and lse
 };
 
 struct AttentionBackwardTask {
@@ -94,12 +107,15 @@ struct AttentionBackwardTask {
   float* scratch;
 };
 
-inline constexpr int64_t attention_rows = 96;        // query rows of a tile
-inline constexpr int64_t attention_keys = 144;       // keys of a tile: whole vectors
+inline constexpr int64_t attention_rows = 96;   // query rows of a tile
+inline constexpr int64_t attention_keys = 144;  // keys of a tile: whole vectors
+static_assert(attention_keys == kv_block_tokens);
 inline constexpr int64_t attention_max_width = 256;  // widest head that the tiled kernels take
 // Five tiles of rows and one of keys by head width, two of scores, and a few values a row.
 inline constexpr int64_t attention_scratch = (5 * attention_rows + attention_keys) * attention_max_width +
                                              2 * attention_rows * attention_keys + 8 * attention_rows;
+// A few rows' values so far, their largest scores and their sums.
+inline constexpr int64_t attention_partial_floats = few_rows * (attention_max_width + 2);
 
 // The gradients of RMSNorm from some rows: their dx, and what they add to dw. Either's data may be null.
 struct NormBackwardTask {
@@ -122,6 +138,8 @@ struct FloatKernels {
 
   // ---- attention (attention-inl.h) ----
   void (*attention)(const AttentionTask&);
+  // Writes o of a task from the partial results of its keys' pieces, attention_partial_floats apart.
+  void (*attention_merge)(const AttentionTask&, int64_t pieces, const float* partials);
   void (*attention_backward)(const AttentionBackwardTask&);
 
   // ---- rows (rows-inl.h) ----

@@ -4,6 +4,7 @@
 
 #include "kernels/backend.h"
 #include "kernels/reference/attention.h"
+#include "kernels/reference/cached_attention.h"
 #include "kernels/reference/embedding.h"
 #include "kernels/reference/loss.h"
 #include "kernels/reference/matmul.h"
@@ -84,6 +85,10 @@ class ReferenceBackend final : public Backend {
   void attention_backward(const AttentionDims& d, const AttentionState& f, const float* dO,
                           const AttentionGradients& g) override {
     reference::attention_backward(d, {f.q, f.k, f.v, f.o, f.lse}, dO, g.dq, g.dk, g.dv);
+  }
+  void cached_attention(const CachedAttentionDims& d, std::span<const SequenceRows> sequences, const float* q,
+                        const float* k, const float* v, KvCacheView cache, float* o) override {
+    for (const SequenceRows& s : sequences) reference::cached_attention(d, s, q, k, v, cache, o);
   }
 
   void swiglu(int64_t n, const float* g, const float* u, float* y) override { reference::swiglu(n, g, u, y); }
