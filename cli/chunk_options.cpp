@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "cli/arguments.h"
+#include "cli/terminal.h"
 #include "engine/error.h"
 
 namespace gladius::cli {
@@ -29,6 +30,11 @@ std::vector<int32_t> read_tokens(const Tokenizer& tokenizer, const std::string& 
 }
 
 int32_t added_bos(const Vocab& vocab) { return vocab.add_bos ? vocab.bos.value_or(-1) : -1; }
+
+void note_chunks(const Chunks& chunks) {
+  note("scoring {} chunk{} of {} tokens\n", grouped(chunks.count), chunks.count == 1 ? "" : "s",
+       chunks.context);
+}
 
 JsonOutput::JsonOutput(const std::string& path) : to_stdout_(path == "-") {
   if (!path.empty() && !to_stdout_) file_ = std::make_unique<AtomicFile>(path);

@@ -8,6 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "eval/chunks.h"
 #include "eval/statistics.h"
 #include "export/atomic_file.h"
 #include "model/tokenizer.h"
@@ -25,6 +26,9 @@ CLI::Option* add_chunk_options(CLI::App& command, ChunkOptions& options);  // re
 std::vector<int32_t> read_tokens(const Tokenizer& tokenizer, const std::string& path);
 // What stands in place of a chunk's first token; negative: nothing.
 int32_t added_bos(const Vocab& vocab);
+
+// Says on standard error what is about to be scored.
+void note_chunks(const Chunks& chunks);
 
 // A file for results that come later, so that a wrong name is noticed before the work.
 class JsonOutput {

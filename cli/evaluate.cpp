@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cli/arguments.h"
+#include "cli/chunk_options.h"
 #include "cli/commands.h"
 #include "cli/model_source.h"
 #include "cli/terminal.h"
@@ -32,7 +33,7 @@ void run(const Options& o) {
   if (o.data.ends_with(".jsonl")) fail("{} is no plain text; give a text file", o.data);
   const std::string text = read_text(o.data);
   const std::vector<int32_t> tokens = tokenizer->encode(text, false);
-  const int32_t bos = loaded.vocab.add_bos ? loaded.vocab.bos.value_or(-1) : -1;
+  const int32_t bos = added_bos(loaded.vocab);
   const int64_t context = o.context > 0 ? o.context : loaded.model.config.context;
   note_long_context(context, loaded.model.config);
 

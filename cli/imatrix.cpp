@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "cli/arguments.h"
+#include "cli/chunk_options.h"
 #include "cli/commands.h"
 #include "cli/model_source.h"
 #include "cli/terminal.h"
@@ -27,7 +28,6 @@ ImportanceForm form_of(const Options& o) {
 }
 
 void run(const Options& o) {
-  catch_interrupts();
   static_cast<void>(AtomicFile(o.out));  // a place that cannot be written to is refused before the work
   const auto backend = make_backend(o.compute);
   const auto pool = BufferPool::make();
@@ -35,10 +35,11 @@ void run(const Options& o) {
   const auto tokenizer = make_tokenizer(loaded.vocab, o.model);
   if (o.data.ends_with(".jsonl")) fail("{} is no plain text; give a text file", o.data);
   const std::vector<int32_t> tokens = tokenizer->encode(read_text(o.data), true);
-  const int32_t bos = loaded.vocab.add_bos ? loaded.vocab.bos.value_or(-1) : -1;
+  const int32_t bos = added_bos(loaded.vocab);
   const int64_t context = o.context > 0 ? o.context : std::min<int64_t>(loaded.model.config.context, 512);
   note_long_context(context, loaded.model.config);
 
+  catch_interrupts();
   note("{} tokens of text, in chunks of {}\n", grouped(static_cast<int64_t>(tokens.size())), context);
   Progress progress("collecting");
   Context ctx{*backend, *pool};

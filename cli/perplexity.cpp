@@ -42,6 +42,7 @@ void run(const Options& o) {
   note_long_context(o.text.context, loaded.model.config);
 
   catch_interrupts();
+  note_chunks(chunks);
   Context ctx{*backend, *pool};
   ModelScores scores(ctx, loaded.model, chunks, added_bos(loaded.vocab), o.model);
   Progress progress("scoring");

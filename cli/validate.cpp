@@ -55,6 +55,8 @@ Base open_base(const Options& o, const LoadedModel& tested, Backend& backend, Bu
   if (o.base_logits.empty()) {
     base.model = load_model(o.base(), backend, pool, weight_use(o.compute));
     check_same_vocab(base.model->vocab, o.base(), tested.vocab, o.tested());
+    if (const int64_t a = base.model->model.config.vocab, b = tested.model.config.vocab; a != b)
+      fail("{} and {} cannot be compared: they score {} and {} tokens", o.base(), o.tested(), a, b);
   } else {
     base.file = LogitsFile::open(o.base_logits);
     if (base.file->vocab() != tested.model.config.vocab)
@@ -74,6 +76,7 @@ std::vector<PositionScore> score(const Options& o, Context& ctx, const Base& bas
   }
   ModelScores tested_scores(ctx, tested.model, chunks, bos, o.tested());
   catch_interrupts();
+  note_chunks(chunks);
   Progress progress("comparing");
   return compare(*base_scores, tested_scores, chunks, tested.model.config, ctx.backend.threads(),
                  [&](int64_t done, int64_t total) {
@@ -128,6 +131,7 @@ Subject open_subject(const Options& o, Backend& backend, BufferPool& pool) {
 // Needs the base's weights in F32, which take the place of those that were compared.
 TensorErrors estimate_by_tensor(const Options& o, Context& ctx, Subject& s) {
   s.base = {};
+  ctx.pool.release_free();
   LoadedModel base = load_model(o.base(), ctx.backend, ctx.pool, WeightUse::training);
   set_trainable(base.model, ctx.pool);
   const int64_t context = std::min(kTensorErrorWindow, o.text.context);

@@ -65,6 +65,7 @@ Tensor Tensor::in_panels(Backend& backend, BufferPool& pool) const {
 }
 
 Tensor Tensor::reshaped(Shape shape) const {
+  if (panels_) no_rows();
   if (shape.elements() != shape_.elements())
     fail("a tensor {} cannot be seen as {}", shape_.text(), shape.text());
   Tensor tensor = *this;
@@ -73,6 +74,7 @@ Tensor Tensor::reshaped(Shape shape) const {
 }
 
 Tensor Tensor::slice(int64_t begin, int64_t end) const {
+  if (panels_) no_rows();
   if (begin < 0 || end < begin || end > shape_[0]) {
     fail("rows {} to {} are not within a tensor {}", begin, end, shape_.text());
   }

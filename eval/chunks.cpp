@@ -15,6 +15,11 @@ Chunks cut_chunks(std::span<const int32_t> tokens, int64_t context, int64_t most
   return {tokens.first(static_cast<size_t>(count * context)), context, count};
 }
 
+void fill(const TokenBatch& batch, const Chunks& chunks, int64_t chunk, int32_t bos) {
+  std::copy_n(chunks.tokens.begin() + chunk * chunks.context, chunks.context, batch.tokens.i32());
+  if (bos >= 0) batch.tokens.i32()[0] = bos;
+}
+
 ModelScores::ModelScores(Context& ctx, const Model& model, const Chunks& chunks, int32_t bos,
                          std::string name)
     : ctx_(ctx),
@@ -27,8 +32,7 @@ ModelScores::ModelScores(Context& ctx, const Model& model, const Chunks& chunks,
 
 void ModelScores::begin(int64_t chunk) {
   chunk_ = chunk;
-  std::copy_n(chunks_.tokens.begin() + chunk * chunks_.context, chunks_.context, batch_.tokens.i32());
-  if (bos_ >= 0) batch_.tokens.i32()[0] = bos_;
+  fill(batch_, chunks_, chunk, bos_);
   hidden_ = {};  // its memory serves the next
   const int64_t first = chunks_.first_scored();
   hidden_ = forward(ctx_, model_, rope_table_, batch_).slice(first, first + chunks_.scored());

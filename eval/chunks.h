@@ -29,6 +29,9 @@ struct Chunks {
 // context below 4 and for a text that is shorter than a chunk.
 Chunks cut_chunks(std::span<const int32_t> tokens, int64_t context, int64_t most);
 
+// A chunk's tokens as a batch of one sequence; `bos` takes the place of the first, negative: nothing does.
+void fill(const TokenBatch& batch, const Chunks& chunks, int64_t chunk, int32_t bos);
+
 // (chunks done, chunks in all) after each; returning false stops early. May be empty.
 using ChunkProgress = std::function<bool(int64_t done, int64_t total)>;
 

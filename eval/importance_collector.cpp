@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "eval/chunks.h"
 #include "kernels/parallel.h"
 
 namespace gladius {
@@ -66,20 +67,20 @@ ImportanceMatrix collect_importance(Context& ctx, const Model& model, std::span<
   if (whole == 0)
     fail("the text has {} tokens, fewer than the {} of a chunk; give more text or a smaller context",
          tokens.size(), T);
-  const int64_t chunks = options.chunks > 0 ? std::min(options.chunks, whole) : whole;
+  const int64_t count = options.chunks > 0 ? std::min(options.chunks, whole) : whole;
+  const Chunks chunks{tokens.first(static_cast<size_t>(count * T)), T, count};
   const RopeTable table = make_rope_table(model.config, T, ctx.pool);
   ImportanceCollector collector(ctx.backend, model, options.with_head);
   Context watched{collector, ctx.pool, nullptr, ctx.precision};
   int64_t done = 0;
-  while (done < chunks) {
+  while (done < chunks.count) {
     const TokenBatch batch = make_token_batch(1, T, ctx.pool);
-    std::copy_n(tokens.begin() + done * T, T, batch.tokens.i32());
-    if (bos >= 0) batch.tokens.i32()[0] = bos;
+    fill(batch, chunks, done, bos);
     const Tensor hidden = forward(watched, model, table, batch);
     // The head's input is all that is asked for: its product, the dearest of all, is not computed.
     collector.observe(model.head().data(), T, model.config.hidden, hidden.f32());
     ++done;
-    if (progress && !progress(done, chunks)) break;
+    if (progress && !progress(done, chunks.count)) break;
   }
   ImportanceMatrix result = collector.matrix();
   result.chunks = static_cast<uint32_t>(done);

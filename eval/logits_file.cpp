@@ -10,10 +10,13 @@ namespace {
 constexpr std::string_view kMagic = "_logits_";
 constexpr size_t kHeadBytes = kMagic.size() + 3 * sizeof(int32_t);
 constexpr int32_t kMostContext = 1 << 24, kMostVocab = 1 << 24;
-// Logits are clipped at 24 below the largest, so codes are at most 24 / 65535 apart, by which ln p and so the
-// sum of all p may be off; what clipping adds is below V e^-24, float's roundings are below 24 * 2^-24.
+// Logits are clipped at 16 below the largest (24 in some versions), so codes are at most 24 / 65535 apart, by
+// which ln p and so the sum of all p may be off; clipping adds less than V e^-16 to that, float's roundings
+// are below 24 * 2^-24.
 constexpr float kMostScale = 24.0f / 65535 * 1.001f;
-constexpr double kMostLogSum = 24.0 / 65535 + 1e-3;
+double most_log_sum(int64_t vocab) {
+  return 24.0 / 65535 + std::log1p(static_cast<double>(vocab) * std::exp(-16.0)) + 1e-5;
+}
 
 template <class T>
 T value_at(std::span<const std::byte> bytes, size_t offset) {
@@ -87,7 +90,7 @@ ScoredRows LogitsFileScores::rows(int64_t first, int64_t last) {
   ScoredRows scored = score_rows(ctx_, log_p);
   for (int64_t i = first; i < last; ++i) {
     RowScore& row = scored.rows[static_cast<size_t>(i - first)];
-    if (!(std::fabs(row.log_sum) <= kMostLogSum))
+    if (!(std::fabs(row.log_sum) <= most_log_sum(file_.vocab())))
       fail("{} is damaged: the probabilities of chunk {}, position {} sum to {}", file_.name(), chunk_ + 1, i,
            std::exp(row.log_sum));
     row.top_p *= std::exp(row.log_sum);  // p as the file has it, off as its sum is

@@ -65,9 +65,7 @@ class Sampler {
         targets_(ctx.pool, DType::I32, {windows.context}) {}
 
   void sample(int64_t index) {
-    const int64_t window = index % windows_.count;
-    std::copy_n(windows_.tokens.begin() + window * windows_.context, windows_.context, batch_.tokens.i32());
-    if (bos_ >= 0) batch_.tokens.i32()[0] = bos_;
+    fill(batch_, windows_, index % windows_.count, bos_);
     Context recording = ctx_;
     recording.tape = &tape_;
     const Tensor hidden = forward(recording, model_, rope_table_, batch_);

@@ -16,6 +16,7 @@ Decoder::Decoder(Context& ctx, const Model& model, int64_t capacity)
       cache_(make_kv_cache(model.config, 1, capacity, ctx.pool)) {}
 
 std::span<const float> Decoder::read(std::span<const int32_t> tokens, const std::atomic<bool>* cancel) {
+  if (tokens.empty()) fail("there is no token to read");
   Tensor last;  // the last token's hidden state
   while (!tokens.empty()) {
     if (cancel && cancel->load()) return {};

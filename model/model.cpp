@@ -45,11 +45,14 @@ void use_panels(Model& model, Backend& backend, BufferPool& pool,
                 const std::function<void(const Tensor&)>& replaced) {
   if (model.config.tied) {
     const Tensor panels = model.embedding().in_panels(backend, pool);
-    if (panels.panels()) model.head_panels = panels;
+    if (panels.panels()) {
+      model.head_panels = panels;
+      if (replaced) replaced(model.embedding());  // few of its rows are looked up
+    }
   }
   for (size_t i = 1; i < model.weights.size(); ++i) {  // all but the embedding, whose rows are looked up
     Tensor& weight = model.weights[i];
-    if (weight.shape().rank() != 2) continue;
+    if (weight.shape().rank() != 2 || weight.panels()) continue;
     const Tensor panels = weight.in_panels(backend, pool);
     if (!panels.panels()) continue;
     if (replaced) replaced(weight);

@@ -46,7 +46,7 @@ Model blank_model(const Config& config, BufferPool& pool);
 
 // Replaces the weights of matrix products by copies in the backend's own form (Tensor::in_panels), one by
 // one, in the pool's memory: for inference, which they make faster. replaced(weight), if given, is called
-// with each weight whose rows are not needed any more.
+// with each weight whose rows are hardly needed any more.
 void use_panels(Model& model, Backend& backend, BufferPool& pool,
                 const std::function<void(const Tensor&)>& replaced = {});
 

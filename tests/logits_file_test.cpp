@@ -47,7 +47,7 @@ Material make_material() {
     for (int64_t v = 0; v < kVocab; ++v) x.push_back(static_cast<double>(random.uniform(-20, 15)));
     for (const double value : x) largest = std::max(largest, value);
     for (const double value : x) sum += std::exp(value);
-    const double least = std::max(*std::min_element(x.begin(), x.end()), largest - 24);
+    const double least = std::max(*std::min_element(x.begin(), x.end()), largest - (row % 2 == 0 ? 16 : 24));
     const auto scale = static_cast<float>((largest - least) / 65535);
     const auto least_log_p = static_cast<float>(least - std::log(sum));
     append(m.bytes, scale), append(m.bytes, least_log_p);

@@ -42,6 +42,40 @@ TEST_CASE("GGUF: a model comes back; direct export equals quantising the F32 fil
   }
 }
 
+TEST_CASE("GGUF: quantised weights re-laid for products give the bits of those in the file") {
+  Fixture f;
+  f.backend = make_cpu_backend(2);
+  const bool relaid = f.backend->panels_bytes(DType::Q8_0, 1, 32) > 0;  // not by the reference
+  const auto scores = [&](const Model& model, int64_t T) {
+    Context ctx{*f.backend, *f.pool};
+    TokenBatch batch = make_token_batch(1, T, *f.pool);
+    for (int64_t t = 0; t < T; ++t) batch.tokens.i32()[t] = static_cast<int32_t>(t * 7 % model.config.vocab);
+    const RopeTable table = make_rope_table(model.config, T, *f.pool);
+    const Tensor z = logits(ctx, model, forward(ctx, model, table, batch));
+    return std::vector<float>(z.f32(), z.f32() + z.shape().elements());
+  };
+  for (const bool tied : {false, true}) {
+    CAPTURE(tied);
+    f.model = new_model(small_config(f.vocab, tied), kSeed, *f.pool);
+    for (const FileType type : {FileType::Q8_0, FileType::Q4_K_M, FileType::F16}) {
+      save_gguf(f.folder / "x.gguf", f.model, f.vocab, {}, {.type = type}, *f.backend);
+      const Model rows = load_gguf(f.folder / "x.gguf").model;
+      Model panels = load_gguf_panels(f.folder / "x.gguf", *f.backend, *f.pool).model;
+      CHECK(!panels.embedding().panels());
+      CHECK(panels.head().panels() == (relaid && type != FileType::F16));
+      CHECK(panels.layer(0).q.panels() == (relaid && type != FileType::F16));
+      for (const int64_t T : {1, 3, 9}) CHECK(scores(rows, T) == scores(panels, T));
+      if (!panels.head().panels()) continue;
+      const Tensor& head = panels.head();
+      CHECK_THROWS_AS((void)head.data(), Error);
+      CHECK_THROWS_AS((void)head.slice(0, 1), Error);
+      CHECK_THROWS_AS((void)head.reshaped({head.shape().elements()}), Error);
+      use_panels(panels, *f.backend, *f.pool);  // a second time changes nothing
+      CHECK(scores(rows, 3) == scores(panels, 3));
+    }
+  }
+}
+
 TEST_CASE("a GGUF model from other hands: what is not supported is refused by name") {
   Fixture f;
   save_gguf(f.folder / "x.gguf", f.model, f.vocab, {}, {.type = FileType::F32}, *f.backend);

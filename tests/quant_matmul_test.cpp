@@ -132,6 +132,7 @@ std::vector<float> product(const cpu::Isa& isa, int threads, MatmulDims d, const
   if (cpu::panel_block(W.dtype()).lines > 0) {  // the same from panels
     const Aligned panels(static_cast<size_t>(bytes));
     cpu::make_panels(isa.table().q, threads, W.dtype(), d.N, d.K, W.data(), panels.span.data());
+    std::fill(c.begin(), c.end(), kGuard);
     if (start) std::copy_n(start, d.M * d.N, c.begin() + 1);
     multiply({W.dtype(), panels.span.data(), true});
     CHECK(std::memcmp(result.data(), c.data() + 1, result.size() * sizeof(float)) == 0);
@@ -205,7 +206,8 @@ TEST_CASE("every number of rows gives the same bits") {
     };
     for (const cpu::Isa* isa : isas_to_test()) {
       for (int64_t M : counts) check(*isa, M, 9);
-      for (int64_t N : counts) check(*isa, 2, N);
+      for (int64_t N : counts)
+        for (int64_t M : {1, 2, 4}) check(*isa, M, N);
       for (int64_t N : counts) check(*isa, 6, N);
     }
   }
@@ -250,6 +252,67 @@ TEST_CASE("sums of codes are exact integers") {
       const std::vector<float> first(A.begin(), A.begin() + d.K);
       CHECK(same_bits(product(*isa, 1, {1, d.N, d.K}, first, W, 1),
                       {expected.begin(), expected.begin() + d.N}));
+    }
+  }
+}
+
+TEST_CASE("the largest sums stay exact") {
+  // Weights of nothing but ones in binary, or of nothing but the largest code of either sign, and activations
+  // whose codes are all 127 but for a few, of both signs: every sum is as large as it can be, or nearly.
+  std::mt19937 random(7);
+  std::uniform_int_distribution<int> small(0, 3);
+  for (DType dtype : kQuantisedWeights) {
+    CAPTURE(dtype_info(dtype).name);
+    const DTypeInfo& info = dtype_info(dtype);
+    for (const int byte : {0xff, 0x80, 0x7f}) {
+      const MatmulDims d{6, 17, 512};
+      Weight W(dtype, d.N, d.K);
+      std::memset(W.data(), byte, static_cast<size_t>(d.N * row_bytes(dtype, d.K)));
+      for (int64_t b = 0; b < d.N * d.K / info.block_size; ++b) {
+        const uint16_t one[2] = {f32_to_f16(1.0f), f32_to_f16(0.0f)};
+        const bool two =
+            dtype == DType::Q4_1 || dtype == DType::Q5_1 || dtype == DType::Q4_K || dtype == DType::Q5_K;
+        std::memcpy(W.data() + b * info.block_bytes + (dtype == DType::Q6_K ? offsetof(BlockQ6_K, d) : 0),
+                    one, two ? 4 : 2);
+      }
+      std::vector<float> A(static_cast<size_t>(d.M * d.K));
+      for (size_t i = 0; i < A.size(); ++i) {
+        const bool row_sign = i / static_cast<size_t>(d.K) % 2 == 0;
+        const float x = small(random) == 0 ? 126.0f : 127.0f;
+        A[i] = i % static_cast<size_t>(info.block_size) == 0 ? (row_sign ? 127.0f : -127.0f)
+               : row_sign                                    ? x
+                                                             : -x;
+      }
+      const std::vector<float> expected = expected_product(d, A.data(), W);
+      for (const cpu::Isa* isa : isas_to_test()) {
+        CAPTURE(std::string(isa->name));
+        CHECK(same_bits(product(*isa, 1, d, A, W, d.M), expected));
+        for (int64_t M : {1, 2, 4}) {
+          const std::vector<float> a(A.begin(), A.begin() + M * d.K);
+          CHECK(same_bits(product(*isa, 1, {M, d.N, d.K}, a, W, M),
+                          {expected.begin(), expected.begin() + M * d.N}));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("more activations than a tile takes") {
+  std::mt19937 random(8);
+  for (DType dtype : {DType::Q4_K, DType::Q8_0}) {
+    const MatmulDims d{1030, 19, 256};
+    const std::vector<float> A = normal_floats(random, d.M * d.K);
+    Weight W = random_weight(random, dtype, d.N, d.K);
+    const std::vector<float> expected = expected_product(d, A.data(), W);
+    for (const cpu::Isa* isa : isas_to_test()) {
+      CAPTURE(std::string(isa->name));
+      for (int64_t scratch_rows : {int64_t{600}, d.M})
+        CHECK(same_bits(product(*isa, 2, d, A, W, scratch_rows), expected));
+      for (int64_t M : {511, 512, 513}) {
+        const std::vector<float> a(A.begin(), A.begin() + M * d.K);
+        CHECK(same_bits(product(*isa, 1, {M, d.N, d.K}, a, W, M),
+                        {expected.begin(), expected.begin() + M * d.N}));
+      }
     }
   }
 }
@@ -334,7 +397,7 @@ TEST_CASE("F16 and BF16 products are within the error of float sums") {
 
 TEST_CASE("threads and scratch do not change a bit, and the epilogue adds in order") {
   std::mt19937 random(6);
-  for (DType dtype : {DType::F16, DType::BF16, DType::Q5_1, DType::Q4_K}) {
+  for (DType dtype : {DType::F16, DType::BF16, DType::Q5_1, DType::Q8_0, DType::Q4_K, DType::Q6_K}) {
     CAPTURE(dtype_info(dtype).name);
     const MatmulDims d{75, 150, 256};
     const std::vector<float> A = normal_floats(random, d.M * d.K);

@@ -9,7 +9,8 @@
 namespace gladius::cpu {
 namespace {
 
-constexpr int64_t weight_rows_per_tile = 64;    // a multiple of every instruction set's panel
+constexpr int64_t weight_rows_per_tile = 64;  // a multiple of every instruction set's register tile
+static_assert(weight_rows_per_tile % panel_rows == 0);
 constexpr int64_t elements_per_task = 1 << 14;  // of a row-wise conversion
 
 int64_t rows_per_task(int64_t cols) {

@@ -15,11 +15,12 @@ inline constexpr int64_t max_tile_activations = 512, max_half_activations = 64;
 // out[m, n] = (sum over k of a[m, k] * w[n, k]) + (out[m, n] if accumulate) + (residual[m, n] if residual).
 struct TileProduct {
   int64_t K;           // a multiple of the weight's block size
-  const std::byte* w;  // w_rows rows of the weight
+  const std::byte* w;  // w_rows rows of the weight, or their panels
   int64_t w_rows;
-  int64_t w_stride;    // bytes from one to the next: row_bytes(weight, K), or panel_bytes(weight, K)
-  bool panels;         // w is in panels, w_rows starting one
-  const std::byte* a;  // at most so many converted rows, 64-byte aligned
+  int64_t w_stride;  // bytes from a row or panel to the next: row_bytes(weight, K) or panel_bytes(weight, K)
+  bool panels;       // w is in panels, w_rows starting one
+  const std::byte*
+      a;  // converted rows, at most max_tile_activations or max_half_activations, 64-byte aligned
   int64_t a_rows;
   int64_t a_stride;  // bytes from one to the next: activation_row_bytes(weight, K)
   float* out;        // [a_rows, w_rows]

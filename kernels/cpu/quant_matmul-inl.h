@@ -46,6 +46,12 @@ struct PanelProduct {
     std::memcpy(&four, y.codes + k, 4);
     return Q::repeat(four);
   }
+  // The sums of codes of groups `group` and `group` + 1.
+  static GLADIUS_INLINE int32_t two_sums(const Row& y, int64_t group) {
+    int32_t two;
+    std::memcpy(&two, y.group_sums() + group, 4);
+    return two;
+  }
   static GLADIUS_INLINE void dot(Sums& sum, Bytes w, Bytes y, int step) {
     Q::template dot<F::is_signed && !offset, Codes::max_code>(sum, w, y, step);
   }
@@ -66,23 +72,30 @@ struct PanelProduct {
       for (int part = 0; part < Codes::parts; ++part) codes[part] ^= 0x80808080;
   }
 
-  // The sum over a super-block's groups of scale times sum of codes. It is exact in float, too, where each
-  // half stays below 2^24: 4 * 32 * 31 * 63 * 127 for Q5_K, by whole numbers at every step.
+  // The exact sum over a super-block's groups of scale times sum of codes, in floats where these are exact,
+  // too.
   struct Total {
-    static constexpr bool in_float = F::has_min;
-    using Half = std::conditional_t<in_float, V, I>;
-    Half halves[in_float ? 2 : 1];
+    static constexpr bool in_float = Factors::float_sums;
+    using Part = std::conditional_t<in_float, V, I>;
+    Part parts[in_float ? 2 : 1];  // in floats: of either half of the groups
 
     GLADIUS_INLINE void clear() {
-      for (Half& half : halves) half = Half(0);
+      for (Part& part : parts) part = Part(0);
     }
     GLADIUS_INLINE void add(int group, I sum, const typename Factors::Scale* scale) {
       if constexpr (in_float) {
-        V& half = halves[group / (groups / 2)];
-        half = Isa::fma(to_float(sum), load<Isa>(scale), half);
+        V& part = parts[group / (groups / 2)];
+        part = Isa::fma(to_float(sum), load<Isa>(scale), part);
       } else {
-        halves[0] = halves[0] + I(Q::multiply(sum, I::load_aligned(scale)));
+        parts[0] = parts[0] + I(Q::multiply(sum, I::load_aligned(scale)));
       }
+    }
+    // Rounded once.
+    GLADIUS_INLINE V value() const {
+      if constexpr (in_float)
+        return parts[0] + parts[1];
+      else
+        return to_float(parts[0]);
     }
   };
 
@@ -91,14 +104,14 @@ struct PanelProduct {
                                  int64_t block) {
     I offsets(0);
     for (int pair = 0; pair < groups / 2; ++pair)
-      offsets = I(
-          Q::add_pairs(offsets, I::load_aligned(f.pairs[pair] + lane), y.pairs[block * (groups / 2) + pair]));
+      offsets = I(Q::add_pairs(offsets, I::load_aligned(f.pairs[pair] + lane),
+                               two_sums(y, block * groups + 2 * pair)));
     const V dy(y.d[block]), scale = load<Isa>(f.d + lane) * dy;
     if constexpr (F::has_min) {
-      const V product = scale * (total.halves[0] + total.halves[1]);
+      const V product = scale * total.value();
       return sum + (product - load<Isa>(f.m + lane) * dy * to_float(offsets));
     } else {
-      return sum + scale * to_float(total.halves[0] - I(Q::multiply(offsets, I(F::zero))));
+      return sum + scale * to_float(total.parts[0] - I(Q::multiply(offsets, I(F::zero))));
     }
   }
   // The same for a simple block, whose sum of codes is `total`.
@@ -156,11 +169,11 @@ struct PanelProduct {
     }
   }
 
-  // M activations from m on; of the last one again where there are fewer.
+  // At most M activations; where there are fewer, the last one stands in for the others.
   template <int M>
-  static void few(const TileProduct& t, int64_t first) {
+  static void few(const TileProduct& t) {
     Row y[M];
-    for (int m = 0; m < M; ++m) y[m] = row(t, first + m < t.a_rows ? first + m : t.a_rows - 1);
+    for (int m = 0; m < M; ++m) y[m] = row(t, m < t.a_rows ? m : t.a_rows - 1);
     for (int64_t n = 0; n < t.w_rows; n += panel_rows) {
       const auto* panel = reinterpret_cast<const uint8_t*>(t.w) + n / panel_rows * t.w_stride;
       const uint8_t* lines = panel + panel_lines_at(type, t.K);
@@ -174,10 +187,10 @@ struct PanelProduct {
         for (int v = 0; v < vectors; ++v) add_block<M>(from, f, v, y, block, sums[v]);
       }
       const int64_t rows = t.w_rows - n < panel_rows ? t.w_rows - n : panel_rows;
-      for (int m = 0; m < M && first + m < t.a_rows; ++m) {
+      for (int m = 0; m < M && m < t.a_rows; ++m) {
         alignas(64) float out[panel_rows];
         for (int v = 0; v < vectors; ++v) store<Isa>(out + v * L, sums[v][m]);
-        store_sums<Isa>(t, first + m, n, rows, out);
+        store_sums<Isa>(t, m, n, rows, out);
       }
     }
   }
@@ -347,13 +360,14 @@ struct PanelProduct {
     }
   }
 
+  static constexpr int most_few = 4;
+
   static void run(const TileProduct& t) {
-    if (t.a_rows > 4) return many(t);
-    if (!t.panels && t.a_rows <= RowProduct<Isa, type>::most_activations)
-      return RowProduct<Isa, type>::run(t);
-    if (!t.panels) return many(t);
-    if (t.a_rows == 1) return few<1>(t, 0);
-    t.a_rows == 2 ? few<2>(t, 0) : few<4>(t, 0);
+    using Rows = RowProduct<Isa, type>;
+    if (t.a_rows > most_few || (!t.panels && t.a_rows > Rows::most_activations)) return many(t);
+    if (!t.panels) return Rows::run(t);
+    if (t.a_rows == 1) return few<1>(t);
+    t.a_rows == 2 ? few<2>(t) : few<most_few>(t);
   }
 };
 

@@ -99,8 +99,8 @@ struct PanelCodes;
 template <>
 struct PanelCodes<DType::Q8_0> {
   static constexpr int stages = 1, steps = 8, parts = 1, max_code = 128;
-  static constexpr int group(int, int) { return 0; }
-  static constexpr int unit(int, int, int step) { return step; }
+  static GLADIUS_INLINE constexpr int group(int, int) { return 0; }
+  static GLADIUS_INLINE constexpr int unit(int, int, int step) { return step; }
   template <class Line, class Fetch>
   static GLADIUS_INLINE void read(int, int step, Fetch fetch, Line* codes) {
     codes[0] = fetch(step);
@@ -109,8 +109,8 @@ struct PanelCodes<DType::Q8_0> {
 
 struct NibbleCodes {
   static constexpr int stages = 1, steps = 4, parts = 2, max_code = 15;
-  static constexpr int group(int, int) { return 0; }
-  static constexpr int unit(int, int part, int step) { return 4 * part + step; }
+  static GLADIUS_INLINE constexpr int group(int, int) { return 0; }
+  static GLADIUS_INLINE constexpr int unit(int, int part, int step) { return 4 * part + step; }
   template <class Line, class Fetch>
   static GLADIUS_INLINE void read(int, int step, Fetch fetch, Line* codes) {
     const Line x = fetch(step);
@@ -131,8 +131,8 @@ GLADIUS_INLINE Line fifth_bit(const Line& x, int from) {
 
 struct FiveBitCodes {
   static constexpr int stages = 1, steps = 4, parts = 2, max_code = 31;
-  static constexpr int group(int, int) { return 0; }
-  static constexpr int unit(int, int part, int step) { return 4 * part + step; }
+  static GLADIUS_INLINE constexpr int group(int, int) { return 0; }
+  static GLADIUS_INLINE constexpr int unit(int, int part, int step) { return 4 * part + step; }
   template <class Line, class Fetch>
   static GLADIUS_INLINE void read(int, int step, Fetch fetch, Line* codes) {
     const Line x = fetch(1 + step), top = fetch(0);
@@ -148,8 +148,10 @@ struct PanelCodes<DType::Q5_1> : FiveBitCodes {};
 template <>
 struct PanelCodes<DType::Q4_K> {
   static constexpr int stages = 4, steps = 8, parts = 2, max_code = 15;
-  static constexpr int group(int stage, int part) { return 2 * stage + part; }
-  static constexpr int unit(int stage, int part, int step) { return 8 * group(stage, part) + step; }
+  static GLADIUS_INLINE constexpr int group(int stage, int part) { return 2 * stage + part; }
+  static GLADIUS_INLINE constexpr int unit(int stage, int part, int step) {
+    return 8 * group(stage, part) + step;
+  }
   template <class Line, class Fetch>
   static GLADIUS_INLINE void read(int stage, int step, Fetch fetch, Line* codes) {
     const Line x = fetch(8 * stage + step);
@@ -172,8 +174,12 @@ struct PanelCodes<DType::Q5_K> : PanelCodes<DType::Q4_K> {
 template <>
 struct PanelCodes<DType::Q6_K> {
   static constexpr int stages = 4, steps = 4, parts = 4, max_code = 63;  // stages: quarters of a row's lines
-  static constexpr int group(int stage, int part) { return stage / 2 * 8 + 2 * part + stage % 2; }
-  static constexpr int unit(int stage, int part, int step) { return 4 * group(stage, part) + step; }
+  static GLADIUS_INLINE constexpr int group(int stage, int part) {
+    return stage / 2 * 8 + 2 * part + stage % 2;
+  }
+  static GLADIUS_INLINE constexpr int unit(int stage, int part, int step) {
+    return 4 * group(stage, part) + step;
+  }
   template <class Line, class Fetch>
   static GLADIUS_INLINE void read(int stage, int step, Fetch fetch, Line* codes) {
     const int half = stage / 2, at = 4 * (stage % 2) + step;
@@ -192,7 +198,10 @@ template <class Isa, DType type>
 struct PanelFactors {
   using F = Format<type>;
   static constexpr int groups = F::size / F::group;
-  using Scale = std::conditional_t<F::has_min, float, int32_t>;
+  // Whether half a super-block's sum of scale * code * activation's code is a whole number that floats hold.
+  static constexpr bool float_sums =
+      F::super && F::has_min && int64_t{F::size / 2} * PanelCodes<type>::max_code * 63 * 127 < 1 << 24;
+  using Scale = std::conditional_t<float_sums, float, int32_t>;
 
   alignas(64) float d[panel_rows];
   alignas(64) float m[panel_rows];

@@ -22,7 +22,7 @@ inline constexpr int64_t panel_rows = 16;
 struct PanelBlock {
   int64_t head, lines;
 };
-constexpr PanelBlock panel_block(DType dtype) {
+__attribute__((always_inline)) constexpr PanelBlock panel_block(DType dtype) {
   constexpr int64_t line = 4 * panel_rows;
   switch (dtype) {
     case DType::Q4_0:
@@ -47,12 +47,12 @@ constexpr PanelBlock panel_block(DType dtype) {
 }
 
 // Bytes from a panel of rows of K elements to its lines, and to the next panel.
-constexpr int64_t panel_lines_at(DType dtype, int64_t K) {
+__attribute__((always_inline)) constexpr int64_t panel_lines_at(DType dtype, int64_t K) {
   const int64_t block =
       dtype == DType::Q4_K || dtype == DType::Q5_K || dtype == DType::Q6_K ? kSuperBlock : kBlock;
   return (K / block * panel_block(dtype).head + 63) / 64 * 64;
 }
-constexpr int64_t panel_bytes(DType dtype, int64_t K) {
+__attribute__((always_inline)) constexpr int64_t panel_bytes(DType dtype, int64_t K) {
   const int64_t block =
       dtype == DType::Q4_K || dtype == DType::Q5_K || dtype == DType::Q6_K ? kSuperBlock : kBlock;
   return panel_lines_at(dtype, K) + K / block * panel_block(dtype).lines;

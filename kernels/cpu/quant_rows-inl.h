@@ -30,7 +30,6 @@ struct ActivationRow {
   As<float>* s;       // Q8_1: d * that
   // Of super-blocks:
   As<int16_t>*sixteens, *thirty_twos;  // sums of so many codes
-  As<int32_t>* pairs;                  // those of F::group codes, two by two
 
   static GLADIUS_INLINE ActivationRow at(Byte* row, int64_t K) {
     ActivationRow y{};
@@ -40,7 +39,6 @@ struct ActivationRow {
     if constexpr (F::super) {
       y.sixteens = reinterpret_cast<As<int16_t>*>(rest);
       y.thirty_twos = y.sixteens + K / 16;
-      y.pairs = reinterpret_cast<As<int32_t>*>(F::group == 16 ? y.sixteens : y.thirty_twos);
     } else {
       y.sums = reinterpret_cast<As<int32_t>*>(rest);
       y.s = reinterpret_cast<As<float>*>(y.sums + K / F::size);
