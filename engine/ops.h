@@ -3,6 +3,7 @@
 // where nothing is recorded. Wrong shapes throw Error with the operation's name and the shapes.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <span>
 
@@ -19,6 +20,16 @@ Tensor rms_norm(Context& ctx, const Tensor& x, const Tensor& weight, float eps);
 
 // y[M,N] = x[M,K] · weight[N,K]ᵀ (+ residual[M,N]); weight of any dtype but I32 and those of activations.
 Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& residual = {});
+
+// The same, without residual, by several weights [N_i,K]: y_i[M,N_i]. Where weights are quantised, x is
+// converted once.
+void linears(Context& ctx, const Tensor& x, std::span<const Tensor* const> weights, std::span<Tensor> y);
+template <size_t N>
+std::array<Tensor, N> linears(Context& ctx, const Tensor& x, const std::array<const Tensor*, N>& weights) {
+  std::array<Tensor, N> y;
+  linears(ctx, x, std::span(weights), std::span(y));
+  return y;
+}
 
 // Rotation angles' cosines and sines for every position: [P, D/2] each.
 struct RopeTable {

@@ -55,6 +55,13 @@ struct WeightView {
   bool panels = false;  // in the form that Backend::make_panels wrote
 };
 
+// One of several products with the same A: C[M,N] = A · W[N,K]ᵀ.
+struct WeightProduct {
+  WeightView W;
+  int64_t N;
+  float* C;
+};
+
 // The largest K of matmul_weight: a row converted to another type has to fit a backend's scratch memory.
 inline constexpr int64_t max_weight_columns = 1 << 20;
 
@@ -163,6 +170,12 @@ class Backend {
   // K at most max_weight_columns. F32 is matmul_nt. Otherwise each row of A is first converted to
   // dtype_info(W.dtype).dot_with, as llama.cpp does; integer products are exact, block sums are F32.
   virtual void matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) = 0;
+
+  // matmul_weight, without epilogue, by each of several weights: a backend may convert A once for all. d.N is
+  // not used.
+  virtual void matmul_weights(MatmulDims d, const float* A, std::span<const WeightProduct> products) {
+    for (const WeightProduct& p : products) matmul_weight({d.M, p.N, d.K, d.precision}, A, p.W, p.C, {});
+  }
 
   // The same values in a form whose products are faster, for a backend that has one. panels_bytes: how many
   // bytes W[N,K] takes in it, 0 where there is none. make_panels writes them, 64-byte aligned, for

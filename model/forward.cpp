@@ -33,9 +33,10 @@ AttentionValues attend(Context& ctx, const Config& c, const Layer& layer, const 
   const AttentionHeads heads{.batch = batch.B, .query = c.heads, .kv = c.kv_heads, .width = c.head_dim};
   AttentionValues a;
   a.normed = rms_norm(ctx, x, layer.attn_norm, c.norm_eps);
-  a.q = rope(ctx, linear(ctx, a.normed, layer.q), batch.positions, rope_table, c.heads);
-  a.k = rope(ctx, linear(ctx, a.normed, layer.k), batch.positions, rope_table, c.kv_heads);
-  a.v = linear(ctx, a.normed, layer.v);
+  const auto [q, k, v] = linears<3>(ctx, a.normed, {&layer.q, &layer.k, &layer.v});
+  a.q = rope(ctx, q, batch.positions, rope_table, c.heads);
+  a.k = rope(ctx, k, batch.positions, rope_table, c.kv_heads);
+  a.v = v;
   a.mixed = past.cache ? cached_attention(ctx, a.q, a.k, a.v, heads, *past.cache, past.sequences)
                        : attention(ctx, a.q, a.k, a.v, heads);
   return a;
@@ -45,8 +46,9 @@ AttentionValues attend(Context& ctx, const Config& c, const Layer& layer, const 
 FeedForwardValues feed_forward(Context& ctx, const Config& c, const Layer& layer, const Tensor& x) {
   FeedForwardValues f;
   f.normed = rms_norm(ctx, x, layer.ffn_norm, c.norm_eps);
-  f.gate = linear(ctx, f.normed, layer.gate);
-  f.up = linear(ctx, f.normed, layer.up);
+  const auto [gate, up] = linears<2>(ctx, f.normed, {&layer.gate, &layer.up});
+  f.gate = gate;
+  f.up = up;
   f.gated = swiglu(ctx, f.gate, f.up);
   return f;
 }

@@ -119,7 +119,8 @@ std::vector<float> product(const cpu::Isa& isa, int threads, MatmulDims d, const
   if (start) std::copy_n(start, d.M * d.N, c.begin() + 1);
   const Aligned scratch(cpu::quantized_scratch_bytes(W.dtype(), scratch_rows, d.K));
   const auto multiply = [&](WeightView view) {
-    cpu::matmul_quantized(isa.table().q, threads, d, a.data() + 1, view, c.data() + 1,
+    const WeightProduct one{view, d.N, c.data() + 1};
+    cpu::matmul_quantized(isa.table().q, threads, d, a.data() + 1, {&one, 1},
                           {.accumulate = start != nullptr, .residual = residual}, scratch.span);
     CHECK(c.front() == kGuard);
     CHECK(c.back() == kGuard);

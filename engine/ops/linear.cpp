@@ -2,8 +2,10 @@
 
 namespace gladius {
 
-Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& residual) {
-  const int64_t M = x.shape().rows(), K = x.shape()[-1], N = weight.shape()[0];
+namespace {
+
+void check_weight(const Tensor& x, const Tensor& weight) {
+  const int64_t K = x.shape()[-1], N = weight.shape()[0];
   if (weight.shape() != Shape{N, K})
     fail("linear: x {} does not fit weight {}", x.shape().text(), weight.shape().text());
   const std::string_view type = dtype_info(weight.dtype()).name;
@@ -11,6 +13,31 @@ Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor&
   if (weight.dtype() != DType::F32 && K > max_weight_columns) {
     fail("linear: rows of {} weight {} are longer than {}", type, weight.shape().text(), max_weight_columns);
   }
+}
+
+}  // namespace
+
+void linears(Context& ctx, const Tensor& x, std::span<const Tensor* const> weights, std::span<Tensor> y) {
+  constexpr size_t kMost = 4;
+  if (weights.size() > kMost) fail("linears: {} weights are more than {}", weights.size(), kMost);
+  if (ctx.tape) {
+    for (size_t i = 0; i < weights.size(); ++i) y[i] = linear(ctx, x, *weights[i]);
+    return;
+  }
+  const int64_t M = x.shape().rows(), K = x.shape()[-1];
+  std::array<WeightProduct, kMost> products;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    check_weight(x, *weights[i]);
+    const int64_t N = weights[i]->shape()[0];
+    y[i] = ctx.empty({M, N});
+    products[i] = {weights[i]->weight_view(), N, y[i].f32()};
+  }
+  ctx.backend.matmul_weights({M, 0, K, ctx.precision}, x.f32(), {products.data(), weights.size()});
+}
+
+Tensor linear(Context& ctx, const Tensor& x, const Tensor& weight, const Tensor& residual) {
+  check_weight(x, weight);
+  const int64_t M = x.shape().rows(), K = x.shape()[-1], N = weight.shape()[0];
   if (residual.defined() && residual.shape() != Shape{M, N}) {
     fail("linear: residual {} is not [{}, {}]", residual.shape().text(), M, N);
   }

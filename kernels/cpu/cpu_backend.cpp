@@ -47,8 +47,27 @@ size_t CpuBackend::scratch_bytes() const {
 
 void CpuBackend::matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) {
   if (W.dtype == DType::F32) return matmul_nt(d, A, static_cast<const float*>(W.data), C, e);
+  const WeightProduct product{W, d.N, C};
+  quantized_products(d, A, {&product, 1}, e);
+}
+
+void CpuBackend::matmul_weights(MatmulDims d, const float* A, std::span<const WeightProduct> products) {
+  const auto activations = [](const WeightProduct& p) { return dtype_info(p.W.dtype).dot_with; };
+  while (!products.empty()) {  // those first ones that A is converted for in the same way
+    size_t n = 1;
+    while (n < products.size() && activations(products[n]) == activations(products[0])) ++n;
+    if (products[0].W.dtype == DType::F32)
+      Backend::matmul_weights(d, A, products.first(n));
+    else
+      quantized_products(d, A, products.first(n), {});
+    products = products.subspan(n);
+  }
+}
+
+void CpuBackend::quantized_products(MatmulDims d, const float* A, std::span<const WeightProduct> products,
+                                    Epilogue e) {
   static_assert(max_activation_row_bytes(max_weight_columns) <= converted_bytes);
-  matmul_quantized(table_.q, threads_, d, A, W, C, e, {converted_.data(), converted_bytes});
+  matmul_quantized(table_.q, threads_, d, A, products, e, {converted_.data(), converted_bytes});
 }
 
 int64_t CpuBackend::panels_bytes(DType dtype, int64_t N, int64_t K) const {

@@ -53,6 +53,7 @@ class CpuBackend : public Backend {
   void matmul_nn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override;
   void matmul_tn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override;
   void matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) override;
+  void matmul_weights(MatmulDims d, const float* A, std::span<const WeightProduct> products) override;
   int64_t panels_bytes(DType dtype, int64_t N, int64_t K) const override;
   void make_panels(DType dtype, int64_t N, int64_t K, const void* rows, void* panels) override;
   void embedding(LossDims d, const int32_t* tokens, WeightView W, float* y) override;
@@ -91,6 +92,8 @@ class CpuBackend : public Backend {
   void append_to_cache(const CachedAttentionDims& d, const SequenceRows& s, const float* k, const float* v,
                        KvCacheView cache) const;
   void few_rows_product(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) const;
+
+  void quantized_products(MatmulDims d, const float* A, std::span<const WeightProduct> products, Epilogue e);
 
   int threads_;
   const KernelTable& table_;

@@ -41,42 +41,60 @@ size_t quantized_scratch_bytes(DType weight, int64_t M, int64_t K) {
   return static_cast<size_t>(M * activation_row_bytes(weight, K));
 }
 
-void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, const float* A, WeightView W,
-                      float* C, Epilogue e, std::span<std::byte> scratch) {
-  const bool bf16 = W.dtype == DType::BF16;
-  const int64_t a_stride = activation_row_bytes(W.dtype, d.K);
-  const bool halves = bf16 || W.dtype == DType::F16;
-  const int64_t most_activations = halves ? max_half_activations : max_tile_activations;
-  const int64_t w_stride = W.panels ? panel_bytes(W.dtype, d.K) : row_bytes(W.dtype, d.K);
-  const int64_t stride_rows = W.panels ? panel_rows : 1;
+namespace {
+
+int64_t tiles_of(const WeightProduct& p) { return (p.N + weight_rows_per_tile - 1) / weight_rows_per_tile; }
+
+// The tile of weight rows [n, n + weight_rows_per_tile) and a_rows converted activations from `a` on, whose
+// results go into rows from m on.
+TileProduct tile_of(const WeightProduct& p, int64_t K, int64_t n, int64_t m, const std::byte* a,
+                    int64_t a_rows, Epilogue e) {
+  const int64_t stride = p.W.panels ? panel_bytes(p.W.dtype, K) : row_bytes(p.W.dtype, K);
+  const int64_t offset = m * p.N + n;
+  return {.K = K,
+          .w = static_cast<const std::byte*>(p.W.data) + (p.W.panels ? n / panel_rows : n) * stride,
+          .w_rows = std::min(weight_rows_per_tile, p.N - n),
+          .w_stride = stride,
+          .panels = p.W.panels,
+          .a = a,
+          .a_rows = a_rows,
+          .a_stride = activation_row_bytes(p.W.dtype, K),
+          .out = p.C + offset,
+          .ldo = p.N,
+          .accumulate = e.accumulate,
+          .residual = e.residual ? e.residual + offset : nullptr};
+}
+
+}  // namespace
+
+void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, const float* A,
+                      std::span<const WeightProduct> products, Epilogue e, std::span<std::byte> scratch) {
+  const DType dtype = products[0].W.dtype;
+  const bool bf16 = dtype == DType::BF16, halves = bf16 || dtype == DType::F16;
+  const int64_t a_stride = activation_row_bytes(dtype, d.K);
   const int64_t pass_rows = static_cast<int64_t>(scratch.size()) / a_stride;  // at least 1, says the contract
-  const int64_t w_tiles = (d.N + weight_rows_per_tile - 1) / weight_rows_per_tile;
+  const int64_t most_activations = halves ? max_half_activations : max_tile_activations;
+  int64_t w_tiles = 0;
+  for (const WeightProduct& p : products) w_tiles += tiles_of(p);
   for (int64_t pass = 0; pass < d.M; pass += pass_rows) {
     const int64_t rows = std::min(pass_rows, d.M - pass);
     parallel_ranges(threads, rows, rows_per_task(d.K), [&](int64_t begin, int64_t end) {
       for (int64_t m = begin; m < end; ++m) {
         const float* x = A + (pass + m) * d.K;
         std::byte* a = scratch.data() + m * a_stride;
-        bf16 ? kernels.convert_bf16(d.K, x, a) : kernels.convert_activations(W.dtype, d.K, x, a);
+        bf16 ? kernels.convert_bf16(d.K, x, a) : kernels.convert_activations(dtype, d.K, x, a);
       }
     });
     const int64_t a_tiles = (rows + most_activations - 1) / most_activations;
     parallel_tasks(threads, w_tiles * a_tiles, [&](int64_t task, int) {
-      const int64_t n = task / a_tiles * weight_rows_per_tile, m = task % a_tiles * most_activations;
-      const int64_t offset = (pass + m) * d.N + n;
-      const TileProduct tile{.K = d.K,
-                             .w = static_cast<const std::byte*>(W.data) + n / stride_rows * w_stride,
-                             .w_rows = std::min(weight_rows_per_tile, d.N - n),
-                             .w_stride = w_stride,
-                             .panels = W.panels,
-                             .a = scratch.data() + m * a_stride,
-                             .a_rows = std::min(most_activations, rows - m),
-                             .a_stride = a_stride,
-                             .out = C + offset,
-                             .ldo = d.N,
-                             .accumulate = e.accumulate,
-                             .residual = e.residual ? e.residual + offset : nullptr};
-      bf16 ? kernels.matmul_bf16(tile) : kernels.matmul_tile(W.dtype, tile);
+      int64_t w_tile = task / a_tiles;
+      const WeightProduct* p = products.data();
+      for (; w_tile >= tiles_of(*p); ++p) w_tile -= tiles_of(*p);
+      const int64_t m = task % a_tiles * most_activations;
+      const TileProduct tile =
+          tile_of(*p, d.K, w_tile * weight_rows_per_tile, pass + m, scratch.data() + m * a_stride,
+                  std::min(most_activations, rows - m), e);
+      bf16 ? kernels.matmul_bf16(tile) : kernels.matmul_tile(p->W.dtype, tile);
     });
   }
 }

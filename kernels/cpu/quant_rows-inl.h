@@ -83,8 +83,11 @@ struct QuantRows {
   // One super-block of Q8_K; returns d. The element of largest magnitude becomes -127.
   static GLADIUS_INLINE float super_eight_bits(const float* x, int8_t* q) {
     const float magnitude = largest_magnitude(kSuperBlock, x);
-    int first = 0;
-    while (first < kSuperBlock - 1 && !(x[first] == magnitude || x[first] == -magnitude)) ++first;
+    int32_t first = kSuperBlock - 1;  // place of the first element of that magnitude
+    for (int32_t i = 0; i < kSuperBlock; ++i) {
+      const int32_t place = (x[i] == magnitude) | (x[i] == -magnitude) ? i : kSuperBlock - 1;
+      first = place < first ? place : first;
+    }
     if (magnitude == 0) {
       std::memset(q, 0, kSuperBlock);
       return 0;
