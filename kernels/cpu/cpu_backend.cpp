@@ -31,6 +31,7 @@ CpuBackend::CpuBackend(int threads, const Isa& isa)
       packed_b_floats_(second_level_cache() / int64_t{sizeof(float)} * 2 / 5 / page_floats * page_floats),
       gemm_(threads_ * (gemm_group_floats + packed_b_floats_)),
       converted_(converted_bytes),
+      widened_(widened_floats),
       attention_(threads_ * attention_scratch),
       partials_(attention_partials * attention_partial_floats),
       partial_sums_(max_partial_sums),
@@ -41,12 +42,13 @@ static_assert(gemm_group_floats % page_floats == 0);
 std::string CpuBackend::name() const { return std::string("cpu (") + table_.name + ")"; }
 
 size_t CpuBackend::scratch_bytes() const {
-  return gemm_.bytes() + converted_.bytes() + attention_.bytes() + partials_.bytes() + partial_sums_.bytes() +
-         norm_partials_.bytes();
+  return gemm_.bytes() + converted_.bytes() + widened_.bytes() + attention_.bytes() + partials_.bytes() +
+         partial_sums_.bytes() + norm_partials_.bytes();
 }
 
 void CpuBackend::matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) {
   if (W.dtype == DType::F32) return matmul_nt(d, A, static_cast<const float*>(W.data), C, e);
+  if (widens(d, W)) return widened_product(d, A, W, C, e);
   const WeightProduct product{W, d.N, C};
   quantized_products(d, A, {&product, 1}, e);
 }
@@ -56,7 +58,7 @@ void CpuBackend::matmul_weights(MatmulDims d, const float* A, std::span<const We
   while (!products.empty()) {  // those first ones that A is converted for in the same way
     size_t n = 1;
     while (n < products.size() && activations(products[n]) == activations(products[0])) ++n;
-    if (products[0].W.dtype == DType::F32)
+    if (products[0].W.dtype == DType::F32 || widens(d, products[0].W))
       Backend::matmul_weights(d, A, products.first(n));
     else
       quantized_products(d, A, products.first(n), {});

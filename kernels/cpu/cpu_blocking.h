@@ -10,12 +10,15 @@ inline constexpr int64_t gemm_serial_below = 524288;    // multiplications not w
 inline constexpr int64_t gemm_serial_below_b = 131072;  // if fewer elements of B are to be read, too
 inline constexpr int64_t gemm_in_place_stride = 8192;   // rows of A lying farther apart are packed first
 
-inline constexpr int64_t converted_bytes =
-    9 << 20;  // of activations, converted at a time for a quantised weight
+// Of activations, converted at a time for a weight that is not F32.
+inline constexpr int64_t converted_bytes = 9 << 20;
+
+// Of rows of 16-bit weights, made floats at a time; where fewer than so many rows fit, none are.
+inline constexpr int64_t widened_floats = 1 << 19, least_widened_rows = 64, widened_rows_per_task = 16;
 
 // A few rows' keys are cut into pieces of so many, or more where there would be more than attention_partials
 // pieces.
-inline constexpr int64_t attention_piece_keys = 1008, attention_partials = 128;
+inline constexpr int64_t attention_piece_keys = 1008, attention_partials = 120;
 
 inline constexpr int64_t max_partial_sums = 4096;  // of the sum of squares
 

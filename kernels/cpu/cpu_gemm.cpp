@@ -52,7 +52,8 @@ const GemmKernel& CpuBackend::gemm_kernel(const GemmOperand& A, Precision precis
   return A.k_contiguous && A.stride <= gemm_in_place_stride ? f_.gemm_in_place : f_.gemm;
 }
 
-void CpuBackend::gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, Epilogue e) {
+void CpuBackend::gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, int64_t c_stride,
+                      Epilogue e) {
   if (d.M == 0 || d.N == 0) return;
   const int threads = worthwhile_threads(d, threads_);
   const GemmKernel& kernel = gemm_kernel(A, d.precision);
@@ -66,10 +67,10 @@ void CpuBackend::gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, 
                 .k = d.K,
                 .a = A.from(i, 0),
                 .b = B.from(j, 0),
-                .c = C + i * d.N + j,
-                .c_stride = d.N,
+                .c = C + i * c_stride + j,
+                .c_stride = c_stride,
                 .add = e.accumulate,
-                .residual = e.residual ? e.residual + i * d.N + j : nullptr,
+                .residual = e.residual ? e.residual + i * c_stride + j : nullptr,
                 .scratch = gemm_.data() + worker * (gemm_group_floats + packed_b_floats_)});
   });
 }
@@ -96,15 +97,49 @@ void CpuBackend::matmul_nt(MatmulDims d, const float* A, const float* B, float* 
   if (d.M <= few_rows && d.precision == Precision::fp32)
     few_rows_product(d, A, B, C, e);
   else
-    gemm(d, {A, d.K, true}, {B, d.K, true}, C, e);
+    gemm(d, {A, d.K, true}, {B, d.K, true}, C, d.N, e);
 }
 
 void CpuBackend::matmul_nn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) {
-  gemm(d, {A, d.K, true}, {B, d.N, false}, C, e);
+  gemm(d, {A, d.K, true}, {B, d.N, false}, C, d.N, e);
 }
 
 void CpuBackend::matmul_tn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) {
-  gemm(d, {A, d.M, false}, {B, d.N, false}, C, e);
+  gemm(d, {A, d.M, false}, {B, d.N, false}, C, d.N, e);
+}
+
+bool CpuBackend::widens(MatmulDims d, WeightView W) const {
+  return (W.dtype == DType::F16 || W.dtype == DType::BF16) && d.M > few_rows && d.K > 0 &&
+         d.K <= widened_floats / least_widened_rows;
+}
+
+// Some rows of W at a time are made floats, A is rounded as for any product with such weights; the products
+// of 16-bit values are exact in floats.
+void CpuBackend::widened_product(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) {
+  const int64_t w_rows = widened_floats / d.K, row = row_bytes(W.dtype, d.K);
+  const int64_t a_rows = std::min<int64_t>(d.M, converted_bytes / (d.K * int64_t{sizeof(float) + 2}));
+  float* const floats = reinterpret_cast<float*>(converted_.data());
+  auto* const halves = reinterpret_cast<uint16_t*>(floats + a_rows * d.K);
+  for (int64_t m = 0; m < d.M; m += a_rows) {
+    const int64_t M = std::min(a_rows, d.M - m);
+    parallel_ranges(threads_, M, widened_rows_per_task, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        table_.q.quantize_row(W.dtype, d.K, A + (m + i) * d.K, nullptr, halves + i * d.K);
+        table_.q.dequantize_row(W.dtype, d.K, halves + i * d.K, floats + i * d.K);
+      }
+    });
+    for (int64_t n = 0; n < d.N; n += w_rows) {
+      const int64_t N = std::min(w_rows, d.N - n);
+      parallel_ranges(threads_, N, widened_rows_per_task, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i)
+          table_.q.dequantize_row(W.dtype, d.K, static_cast<const std::byte*>(W.data) + (n + i) * row,
+                                  widened_.data() + i * d.K);
+      });
+      const int64_t at = m * d.N + n;
+      gemm({M, N, d.K}, {floats, d.K, true}, {widened_.data(), d.K, true}, C + at, d.N,
+           {e.accumulate, e.residual ? e.residual + at : nullptr});
+    }
+  }
 }
 
 }  // namespace gladius::cpu
