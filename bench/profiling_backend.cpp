@@ -2,19 +2,39 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
 
 namespace gladius::bench {
 namespace {
 
-std::string with_shape(const char* operation, MatmulDims d) {
+std::string with_shape(std::string_view operation, MatmulDims d) {
   return fmt::format("{} {}x{}x{}", operation, d.M, d.N, d.K);
 }
+std::string weight_product(WeightView W) { return fmt::format("matmul {}", dtype_info(W.dtype).name); }
 
 }  // namespace
 
+void print_profile(const Profile& profile, int64_t runs, double seconds, const ProfileRoof& roof) {
+  const auto n = static_cast<double>(runs);
+  fmt::print("peak {:.1f} GFLOP/s, {:.1f} GB/s\n", roof.flops * 1e-9, roof.bandwidth * 1e-9);
+  fmt::print("{:<38} {:>6} {:>10} {:>7} {:>9} {:>7} {:>11}\n", "operation", "calls", "ms/run", "share",
+             "GFLOP/s", "GB/s", "of roofline");
+  double known = 0;
+  for (const auto& [name, p] : profile) {
+    known += p.seconds;
+    const double least = std::max(p.flops / roof.flops, p.bytes / roof.bandwidth);  // seconds at the roofline
+    fmt::print("{:<38} {:>6} {:>10.3f} {:>6.1f}% {:>9.1f} {:>7.1f} {:>10.0f}%\n", name, p.calls / runs,
+               p.seconds / n * 1e3, 100 * p.seconds / seconds, p.flops / p.seconds * 1e-9,
+               p.bytes / p.seconds * 1e-9, 100 * least / p.seconds);
+  }
+  fmt::print("{:<38} {:>6} {:>10.3f} {:>6.1f}%\n", "everything else", "", (seconds - known) / n * 1e3,
+             100 * (1 - known / seconds));
+}
+
 template <class F>
 void ProfilingBackend::time(const std::string& operation, const Cost& cost, F call) {
+  if (!watches_) return call();
   const auto start = std::chrono::steady_clock::now();
   call();
   OperationProfile& sum = profile_[operation];
@@ -34,8 +54,21 @@ void ProfilingBackend::matmul_tn(MatmulDims d, const float* A, const float* B, f
   time(with_shape("matmul_tn", d), cost::matmul(d), [&] { backend_->matmul_tn(d, A, B, C, e); });
 }
 void ProfilingBackend::matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) {
-  time(with_shape("matmul_weight", d), cost::matmul_weight(d, W.dtype),
+  time(with_shape(weight_product(W), d), cost::matmul_weight(d, W.dtype),
        [&] { backend_->matmul_weight(d, A, W, C, e); });
+}
+void ProfilingBackend::matmul_weights(MatmulDims d, const float* A, std::span<const WeightProduct> products) {
+  Cost cost;
+  std::string name;
+  d.N = 0;
+  for (const WeightProduct& p : products) {
+    const Cost of_one = cost::matmul_weight({d.M, p.N, d.K}, p.W.dtype);
+    cost.flops += of_one.flops;
+    cost.bytes += of_one.bytes;
+    d.N += p.N;
+    name = name.empty() || name == weight_product(p.W) ? weight_product(p.W) : "matmul of mixed types";
+  }
+  time(with_shape(name, d), cost, [&] { backend_->matmul_weights(d, A, products); });
 }
 
 void ProfilingBackend::embedding(LossDims d, const int32_t* tokens, WeightView W, float* y) {

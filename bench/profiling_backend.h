@@ -15,20 +15,30 @@ struct OperationProfile {
   int64_t calls = 0;
   double seconds = 0, flops = 0, bytes = 0;
 };
+using Profile = std::map<std::string, OperationProfile>;
+
+// What a machine can do at most: floating-point operations and bytes a second.
+struct ProfileRoof {
+  double flops, bandwidth;
+};
+// A table of the operations of `runs` equal runs, which took `seconds` in all, each beside the roof.
+void print_profile(const Profile& profile, int64_t runs, double seconds, const ProfileRoof& roof);
 
 class ProfilingBackend final : public ForwardingBackend {
  public:
   explicit ProfilingBackend(std::unique_ptr<Backend> backend)
       : ForwardingBackend(*backend), owned_(std::move(backend)) {}
 
-  // By operation, for matrix products with their shapes: "matmul_nt 1024x768x768".
-  const std::map<std::string, OperationProfile>& profile() const { return profile_; }
+  // By operation, for matrix products with their shapes: "matmul_nt 1024x768x768", "matmul Q4_K 1x768x768".
+  const Profile& profile() const { return profile_; }
   void reset() { profile_.clear(); }
+  void watch(bool on) { watches_ = on; }
 
   void matmul_nt(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override;
   void matmul_nn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override;
   void matmul_tn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override;
   void matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) override;
+  void matmul_weights(MatmulDims d, const float* A, std::span<const WeightProduct> products) override;
   void embedding(LossDims d, const int32_t* tokens, WeightView W, float* y) override;
   void embedding_backward(LossDims d, const int32_t* tokens, const float* dy, float* dW,
                           bool accumulate) override;
@@ -64,7 +74,8 @@ class ProfilingBackend final : public ForwardingBackend {
   void time(const std::string& operation, const Cost& cost, F call);
 
   std::unique_ptr<Backend> owned_;
-  std::map<std::string, OperationProfile> profile_;
+  Profile profile_;
+  bool watches_ = true;
 };
 
 }  // namespace gladius::bench

@@ -78,23 +78,6 @@ double median(std::vector<double> x) {
   return x[x.size() / 2];
 }
 
-void print_profile(const Options& o, Training& training, double seconds, double peak) {
-  const double bandwidth = measure_read_bandwidth(o.threads, int64_t{1} << 30);
-  fmt::print("peak {:.1f} GFLOP/s, {:.1f} GB/s\n", peak * 1e-9, bandwidth * 1e-9);
-  fmt::print("{:<30} {:>6} {:>10} {:>7} {:>9} {:>7} {:>11}\n", "operation", "calls", "ms/step", "share",
-             "GFLOP/s", "GB/s", "of roofline");
-  double known = 0;
-  for (const auto& [name, p] : training.backend().profile()) {
-    known += p.seconds;
-    const double least = std::max(p.flops / peak, p.bytes / bandwidth);  // seconds at the roofline
-    fmt::print("{:<30} {:>6} {:>10.2f} {:>6.1f}% {:>9.1f} {:>7.1f} {:>10.0f}%\n", name, p.calls / o.steps,
-               p.seconds / o.steps * 1e3, 100 * p.seconds / seconds, p.flops / p.seconds * 1e-9,
-               p.bytes / p.seconds * 1e-9, 100 * least / p.seconds);
-  }
-  fmt::print("{:<30} {:>6} {:>10.2f} {:>6.1f}%\n", "everything else", "", (seconds - known) / o.steps * 1e3,
-             100 * (1 - known / seconds));
-}
-
 void measure(const Options& o) {
   Training training(o);
   for (int i = 0; i < 2; ++i) training.step();  // pages, caches, the pool
@@ -109,8 +92,10 @@ void measure(const Options& o) {
     speeds.push_back(tokens / seconds.back());
     shares.push_back(100 * flops / seconds.back() * 2 / (peaks[peaks.size() - 2] + peaks.back()));
   }
-  if (o.profile)
-    print_profile(o, training, std::accumulate(seconds.begin(), seconds.end(), 0.0), median(peaks));
+  if (o.profile) {
+    print_profile(training.backend().profile(), o.steps, std::accumulate(seconds.begin(), seconds.end(), 0.0),
+                  {median(peaks), measure_read_bandwidth(o.threads, int64_t{1} << 30)});
+  }
   const auto [slowest, fastest] = std::minmax_element(speeds.begin(), speeds.end());
   const auto [least, most] = std::minmax_element(shares.begin(), shares.end());
   fmt::print(

@@ -21,6 +21,7 @@ struct Options {
   std::string model, output = "md";
   std::vector<int64_t> prompts = {512}, generated = {128}, depths = {0};
   std::vector<int64_t> both;  // prompt, generated, prompt, generated, …
+  std::vector<int64_t> sequences = {1};
   std::vector<int> threads = {0};
   bool measure = true;  // the roofs
   BenchOptions bench;
@@ -31,9 +32,12 @@ struct Options {
 std::vector<InferenceTest> tests_of(const Options& o) {
   if (o.both.size() % 2 != 0)
     wrong_argument("--pg", "needs a prompt's tokens and those to generate behind it, as in 512,128");
+  for (const int64_t n : o.sequences)
+    if (n == 0) wrong_argument("--sequences", "needs numbers above 0");
   std::vector<InferenceTest> tests;
   const auto add = [&](int64_t prompt, int64_t generated, int64_t depth) {
-    if (prompt + generated > 0) tests.push_back({prompt, generated, depth});
+    if (prompt + generated == 0) return;
+    for (const int64_t n : o.sequences) tests.push_back({prompt, generated, depth, n});
   };
   for (const int64_t depth : o.depths) {
     for (const int64_t n : o.prompts) add(n, 0, depth);
@@ -191,6 +195,7 @@ void add_bench(CLI::App& app) {
   add_list(*command, "--pg", o->both, "Tokens of a prompt, and to generate behind it, timed together",
            kMostContext);
   add_list(*command, "-d,--n-depth", o->depths, "Tokens that are read before and do not count", kMostContext);
+  add_list(*command, "-s,--sequences", o->sequences, "Sequences at once; several as in 1,8", kMostSequences);
   add_list(*command, "-t,--threads", o->threads,
            "Threads; several as in 1,2; 0: one for each core that this process may use", kMostThreads);
   command->add_option("-r,--repetitions", o->bench.repetitions, "How often each test is timed")

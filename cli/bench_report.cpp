@@ -70,6 +70,7 @@ Json values(const BenchedModel& model, const BenchResult& r) {
           {"stddev_ts", ts.deviation},
           {"samples_ns", r.nanoseconds},
           {"samples_ts", rates},
+          {"n_sequences", r.test.sequences},
           {"load_seconds", model.load_seconds},
           {"peak_resident_mib", static_cast<double>(r.peak_resident) / kMiB},
           {"fp32_peak_flops", or_null(if_known(r.roof.flops))},

@@ -14,14 +14,16 @@
 namespace gladius {
 
 // A prompt of so many random tokens is read, then so many tokens are generated one by one, which are random,
-// too: nothing is sampled. Before that, `depth` tokens are read that do not count.
+// too: nothing is sampled. Before that, `depth` tokens are read that do not count. Several sequences do the
+// same at once, each with tokens of its own.
 struct InferenceTest {
-  int64_t prompt = 0, generated = 0, depth = 0;
-  int64_t counted() const { return prompt + generated; }
-  int64_t tokens() const { return depth + prompt + generated; }  // most that are remembered
+  int64_t prompt = 0, generated = 0, depth = 0, sequences = 1;
+  int64_t counted() const { return sequences * (prompt + generated); }
+  int64_t tokens() const { return depth + prompt + generated; }  // most that a sequence holds
   bool operator==(const InferenceTest&) const = default;
 };
-std::string test_name(const InferenceTest& test);  // as llama-bench: "pp512", "tg128 @ d256", "pp512+tg128"
+std::string test_name(
+    const InferenceTest& test);  // as llama-bench: "pp512", "tg128 @ d256", "pp512+tg128"; "tg128 x 4"
 
 struct BenchOptions {
   int repetitions = 5;

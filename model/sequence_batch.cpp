@@ -39,7 +39,6 @@ int SequenceBatch::add(std::span<const int32_t> tokens, int64_t most) {
 void SequenceBatch::append(int id, int32_t token) {
   Sequence& sequence = find(id);
   check_token(token);
-  if (sequence.unread() > 0) fail("sequence {} has {} tokens that were not read yet", id, sequence.unread());
   if (static_cast<int64_t>(sequence.tokens.size()) == sequence.most)
     fail("sequence {} has the {} tokens that it may have", id, sequence.most);
   sequence.tokens.push_back(token);
@@ -50,6 +49,11 @@ void SequenceBatch::finish(int id) {
   cache_.truncate(sequence.kv, sequence.kv.length);  // what was reserved for more
   sequence.tokens.resize(static_cast<size_t>(sequence.kv.length));
   if (!sequence.tokens.empty()) remembered_.push_back(std::move(sequence));
+  active_.erase(id);
+}
+
+void SequenceBatch::forget(int id) {
+  cache_.truncate(find(id).kv, 0);
   active_.erase(id);
 }
 

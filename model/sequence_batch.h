@@ -26,10 +26,12 @@ class SequenceBatch {
   // until the cache has room for all of them; those that came first go first. Returns its number. Throws
   // Error when the cache could never hold `most`, and for a token that is not in the vocabulary.
   int add(std::span<const int32_t> tokens, int64_t most);
-  // The next token of a sequence all of whose tokens were read.
+  // One more token of a sequence.
   void append(int id, int32_t token);
   // Ends a sequence. What the cache holds of it stays as long as nothing else needs the room.
   void finish(int id);
+  // The same, and the cache forgets it.
+  void forget(int id);
 
   struct Ready {
     int id;
@@ -42,6 +44,7 @@ class SequenceBatch {
   bool idle() const;                 // no sequence has anything to read
   int64_t taken_over(int id) const;  // tokens that the cache held already when the sequence began
   int64_t length(int id) const;      // tokens read
+  size_t bytes_per_token() const { return cache_.bytes_per_token(); }
 
  private:
   struct Sequence {

@@ -79,14 +79,15 @@ std::vector<Tokenizer::Fragment> Tokenizer::cut_special(std::string_view text, b
   return fragments;
 }
 
-void Tokenizer::encode_fragments(std::span<const Fragment> fragments, std::vector<int32_t>& ids) const {
+void Tokenizer::encode_fragments(std::span<const Fragment> fragments, bool plain,
+                                 std::vector<int32_t>& ids) const {
   bool first = true;
   for (const Fragment& fragment : fragments) {
     first = first || fragment.token >= 0;
     if (fragment.token >= 0) {
       ids.push_back(fragment.token);
     } else {
-      encode_fragment(fragment.text, first, ids);
+      plain ? encode_plain(fragment.text, first, ids) : encode_fragment(fragment.text, first, ids);
       first = false;
     }
   }
@@ -95,7 +96,7 @@ void Tokenizer::encode_fragments(std::span<const Fragment> fragments, std::vecto
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, bool parse_special) const {
   std::vector<int32_t> ids;
   if (add_special && vocab_.add_bos) ids.push_back(*vocab_.bos);
-  encode_fragments(cut_special(text, parse_special, [](int32_t, size_t) { return true; }), ids);
+  encode_fragments(cut_special(text, parse_special, [](int32_t, size_t) { return true; }), false, ids);
   if (add_special && vocab_.add_eos) ids.push_back(*vocab_.eos);
   return ids;
 }
@@ -117,8 +118,26 @@ std::vector<int32_t> Tokenizer::encode(std::span<const TextPart> parts,
             std::find(reserved.begin(), reserved.end(), id) == reserved.end());
   };
   std::vector<int32_t> ids;
-  encode_fragments(cut_special(text, true, allowed), ids);
+  encode_fragments(cut_special(text, true, allowed), true, ids);
   return ids;
+}
+
+// llama.cpp's merges can make a control token of its text's characters. Where one comes out, its text is
+// encoded anew in two pieces: no merge reaches across.
+void Tokenizer::encode_plain(std::string_view text, bool first, std::vector<int32_t>& ids) const {
+  std::vector<int32_t> encoded;
+  encode_fragment(text, first, encoded);
+  for (const int32_t id : encoded) {
+    const Token& token = vocab_.tokens[static_cast<size_t>(id)];
+    const size_t one = utf8_length(token.text[0]);
+    if (token.type != TokenType::control || token.text.size() <= one) {
+      ids.push_back(id);
+    } else {
+      const std::string_view whole = token.text;
+      encode_plain(whole.substr(0, one), false, ids);
+      encode_plain(whole.substr(one), false, ids);
+    }
+  }
 }
 
 std::string_view Tokenizer::piece(int32_t token, bool special) const {

@@ -184,11 +184,11 @@ TEST_CASE("wrong operands are errors that name the operation and the shapes") {
   const LayerKvCache mixed{zeros(blocks), weight(DType::F16, blocks)}, none;
   const LayerKvCache flat{zeros({4, 6}), zeros({4, 6})},
       integers{weight(DType::I32, blocks), weight(DType::I32, blocks)};
-  const std::array<int32_t, 3> table = {1, 0, 2}, negative = {-1, 0, 0};
+  const std::array<int32_t, 3> blocks_of = {1, 0, 2}, negative = {-1, 0, 0};
   const auto attend = [&](LayerKvCache past, std::vector<SequenceRows> sequences) {
     cached_attention(ctx, zeros({3, 12}), zeros({3, 6}), zeros({3, 6}), {1, 4, 2, 3}, past, sequences);
   };
-  const std::vector<SequenceRows> three = {{0, 3, 5, table.data()}};
+  const std::vector<SequenceRows> three = {{0, 3, 5, blocks_of.data()}};
 
   struct Case {
     std::function<void()> run;
@@ -234,10 +234,11 @@ TEST_CASE("wrong operands are errors that name the operation and the shapes") {
       {[&] { attend(flat, three); }, {"cached_attention", "[4, 6]"}},
       {[&] { attend(none, three); }, {"cached_attention", "[]"}},
       {[&] { attend(integers, three); }, {"cached_attention", "I32"}},
-      {[&] { attend(cache, {{0, 2, 5, table.data()}}); }, {"cached_attention", "2 rows", "[3, 12]"}},
-      {[&] { attend(cache, {{0, 3, 2, table.data()}}); }, {"cached_attention", "3 rows", "2 tokens"}},
-      {[&] { attend(cache, {{1, 3, 5, table.data()}}); }, {"cached_attention", "from 1 on"}},
-      {[&] { attend(cache, {{0, 3, 400, table.data()}}); }, {"cached_attention", "block 2", "cache of 2"}},
+      {[&] { attend(cache, {{0, 2, 5, blocks_of.data()}}); }, {"cached_attention", "2 rows", "[3, 12]"}},
+      {[&] { attend(cache, {{0, 3, 2, blocks_of.data()}}); }, {"cached_attention", "3 rows", "2 tokens"}},
+      {[&] { attend(cache, {{1, 3, 5, blocks_of.data()}}); }, {"cached_attention", "from 1 on"}},
+      {[&] { attend(cache, {{0, 3, 400, blocks_of.data()}}); },
+       {"cached_attention", "block 2", "cache of 2"}},
       {[&] { attend(cache, {{0, 3, 5, negative.data()}}); }, {"cached_attention", "block -1"}},
       {[&] {
          cached_attention(ctx, zeros({1, 12}), zeros({1, 6}), zeros({1, 9}), {1, 4, 2, 3}, cache, three);
@@ -262,7 +263,6 @@ TEST_CASE("wrong operands are errors that name the operation and the shapes") {
       CHECK(contains(message, part));
     }
   }
-  CHECK(cache.length == 3);  // a refused token leaves the cache as it was
 }
 
 TEST_CASE("the loss of no rows is 0") {

@@ -217,6 +217,21 @@ TEST_CASE("special tokens") {
     CHECK(tokenizer->decode(plain) == "a</s>b");
     CHECK(tokenizer->encode("</s></s>", false, true) == Ids{2, 2});
   }
+  SUBCASE("what a person wrote never becomes a control token, though merges would make it") {
+    Vocab merging = vocab;
+    const Token control{"<|b|>", 100, TokenType::control};  // a score above all others
+    for (const char* part : {"<|", "<|b", "|>"}) merging.tokens.push_back({part, 100, TokenType::normal});
+    merging.tokens.push_back(control);
+    const auto other = make_tokenizer(merging, "test");
+    const int32_t id = merging.size() - 1;
+    const Ids alone = other->encode("a<|b|>", false);
+    REQUIRE(std::find(alone.begin(), alone.end(), id) != alone.end());  // as llama.cpp does
+    const std::vector<TextPart> parts = {{"<|b|>", true}, {"a<|b|>b", false}};
+    const Ids ids = other->encode(parts, {});
+    CHECK(std::count(ids.begin(), ids.end(), id) == 1);
+    CHECK(ids[0] == id);
+    CHECK(other->decode(Ids(ids.begin() + 1, ids.end())) == "a<|b|>b");
+  }
   SUBCASE("the longest first") {
     CHECK(tokenizer->encode("[X][Y]", false, true) == Ids{longer});
     CHECK(tokenizer->encode("[X][X][Y]", false, true) == Ids{user, longer});

@@ -339,24 +339,41 @@ struct PanelProduct {
     }
   }
 
+  // Where a chunk stands in the sums: elements from k on, the first and the last ones of a row.
+  struct Place {
+    int64_t n, k;
+    int blocks;
+    bool first, last;
+  };
+
+  // M activations from m on; the results of the last chunk go out at once, while the next ones are computed.
+  template <int M>
+  static void multiply(const TileProduct& t, const Chunk& c, const Place& at, int64_t m, float (*sums)[R]) {
+    Row y[M];
+    for (int i = 0; i < M; ++i) y[i] = row(t, m + i);
+    if (at.first) std::memset(sums, 0, sizeof(sums[0]) * M);
+    add_chunk<M>(c, at.n, at.blocks, y, at.k, sums);
+    if (!at.last) return;
+    const int64_t rows = t.w_rows - at.n < R ? t.w_rows - at.n : R;
+    for (int i = 0; i < M; ++i) store_sums<Isa>(t, m + i, at.n, rows, sums[i]);
+  }
+
   static void many(const TileProduct& t) {
     constexpr int M = Q::tile_activations;
     alignas(64) float sums[max_tile_activations][R];
-    Row y[max_tile_activations];
-    for (int64_t m = 0; m < t.a_rows; ++m) y[m] = row(t, m);
     Chunk c;
     for (int64_t n = 0; n < t.w_rows; n += R) {
-      std::memset(sums, 0, sizeof(sums[0]) * static_cast<size_t>(t.a_rows));
       for (int64_t k = 0; k < t.K; k += kChunk) {
-        const int blocks = static_cast<int>((t.K - k < kChunk ? t.K - k : kChunk) / F::size);
-        for (int b = 0; b < blocks; ++b) unpack(t, n, k / F::size + b, b, c);
+        const int64_t size = t.K - k < kChunk ? t.K - k : kChunk;
+        const Place at{n, k, static_cast<int>(size / F::size), k == 0, k + size == t.K};
+        for (int b = 0; b < at.blocks; ++b) unpack(t, n, k / F::size + b, b, c);
+        // Sums that no other chunk adds to need not be kept.
+        const auto of = [&](int64_t m) { return sums + (at.first && at.last ? 0 : m); };
         int64_t m = 0;
-        for (; m + M <= t.a_rows; m += M) add_chunk<M>(c, n, blocks, y + m, k, sums + m);
-        for (; m + 2 <= t.a_rows; m += 2) add_chunk<2>(c, n, blocks, y + m, k, sums + m);
-        for (; m < t.a_rows; ++m) add_chunk<1>(c, n, blocks, y + m, k, sums + m);
+        for (; m + M <= t.a_rows; m += M) multiply<M>(t, c, at, m, of(m));
+        for (; m + 2 <= t.a_rows; m += 2) multiply<2>(t, c, at, m, of(m));
+        for (; m < t.a_rows; ++m) multiply<1>(t, c, at, m, of(m));
       }
-      const int64_t rows = t.w_rows - n < R ? t.w_rows - n : R;
-      for (int64_t m = 0; m < t.a_rows; ++m) store_sums<Isa>(t, m, n, rows, sums[m]);
     }
   }
 
