@@ -151,5 +151,26 @@ TEST_CASE(
   CHECK(contains(outcome.err, "differ in heads, RoPE or the norms' epsilon"));
 }
 
+TEST_CASE("logits --layers: all of them are the model, none is the embedding alone") {
+  const Material& m = material();
+  const TemporaryFolder folder;
+  write(folder / "ids.json", "[1, 260, 270]");
+  const std::string out = (folder / "out.f32").string();
+  const std::vector<std::string> arguments = {
+      "logits", m.path("m-F32.gguf"), "--ids-json", (folder / "ids.json").string(), "--out", out};
+  REQUIRE(run(arguments).code == 0);
+  const std::string whole = read(out);
+  CHECK(whole.size() == 3 * 300 * sizeof(float));
+  CHECK(run(with(arguments, {"--layers", "1"})).code == 0);
+  CHECK(read(out) == whole);
+  CHECK(run(with(arguments, {"--layers", "0"})).code == 0);
+  const std::string none = read(out);
+  CHECK(none != whole);
+  write(folder / "ids.json", "[5, 270, 270]");  // without attention, what stands before does not matter
+  CHECK(run(with(arguments, {"--layers", "0"})).code == 0);
+  CHECK(read(out).substr(2400) == none.substr(2400));
+  check_refused(with(arguments, {"--layers", "2"}), 1, {"1 layers", "--layers is 2"});
+}
+
 }  // namespace
 }  // namespace gladius::test
