@@ -10,6 +10,7 @@
 #include "cli/exports.h"
 #include "cli/model_source.h"
 #include "cli/terminal.h"
+#include "cli/verify_export.h"
 #include "export/hf.h"
 #include "export/model_gguf.h"
 
@@ -22,6 +23,7 @@ struct Options {
   std::string source, out, name, dtype = "F32", importance;
   std::vector<std::string> gguf;
   bool hf = false, best = false, requantize = false;
+  VerifyOptions verify;
   ComputeOptions compute;
 };
 
@@ -36,18 +38,23 @@ void run(const Options& o) {
   QuantizeOptions options;
   options.importance = importance ? &*importance : nullptr;
   options.requantize = o.requantize;
+  Context ctx{*backend, *pool};
+  std::optional<ExportVerifier> verifier;
+  if (o.verify.wanted) verifier.emplace(o.verify, ctx, source, o.source);
   make_folder(o.out);
   catch_interrupts();
   for (const std::string& type : o.gguf) {
     options.type = file_type_from_name(type);
     const fs::path path = export_gguf(source, fs::path(o.out), name, options, *backend);
     fmt::print("{}  {}\n", path.string(), human_bytes(fs::file_size(path)));
+    if (verifier) verifier->gguf(path, options.importance);
   }
   if (o.hf) {
     stop_if_interrupted();
     const fs::path folder = fs::path(o.out) / (name + "-hf");
     save_hf(folder, source.model, source.vocab, {*dtype_from_name(o.dtype), source.provenance}, *backend);
     fmt::print("{}  {} weights\n", folder.string(), o.dtype);
+    if (verifier) verifier->hugging_face(folder, *dtype_from_name(o.dtype));
   }
 }
 
@@ -118,8 +125,9 @@ void add_export(CLI::App& app) {
                     "Allow tensors that are quantised already (loses quality)");
   command->add_flag("--best", o->best,
                     "Of a training folder: the checkpoint with the best validation loss, not the newest");
+  add_verify_options(*command, o->verify);
   add_compute_options(*command, o->compute);
-  command->footer("Example:\n  gladius export run --gguf F32,Q4_K_M --hf --out exported");
+  command->footer("Example:\n  gladius export run --gguf F32,Q4_K_M --hf --verify --out exported");
   command->callback([o] { run(*o); });
 }
 

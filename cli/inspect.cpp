@@ -9,7 +9,9 @@
 #include "cli/commands.h"
 #include "cli/model_source.h"
 #include "cli/terminal.h"
+#include "cli/verify_export.h"
 #include "model/chat_template.h"
+#include "model/utf8.h"
 
 namespace gladius::cli {
 namespace {
@@ -63,6 +65,11 @@ void run(const Options& o) {
     const std::string_view name = recognise_chat_template(d.chat_template);
     fmt::print("chat template: {}\n", name.empty() ? "one that is not known" : name);
   }
+  if (!d.certificate) return;
+  fmt::print("certificate: gladius {} on {}: {}\n", printable(d.certificate->version),
+             printable(d.certificate->engine), certificate_text(*d.certificate));
+  if (!d.certificate_fits) fail("{}: the certificate does not fit the tensor data", path.string());
+  fmt::print("certificate: fits the tensor data\n");
 }
 
 }  // namespace

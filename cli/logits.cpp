@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "cli/arguments.h"
 #include "cli/commands.h"
@@ -12,6 +13,7 @@ namespace {
 
 struct Options {
   std::string model, ids, out;
+  std::optional<int64_t> layers;
   ComputeOptions compute;
 };
 
@@ -36,15 +38,19 @@ void run(const Options& o) {
   const auto backend = make_backend(o.compute);
   const auto pool = BufferPool::make();
   const LoadedModel loaded = load_model(o.model, *backend, *pool, weight_use(o.compute));
-  const std::vector<int32_t> ids = read_ids(o.ids, loaded.model.config.vocab);
+  const Config& config = loaded.model.config;
+  if (o.layers && *o.layers > config.layers)
+    fail("{} has {} layers, and --layers is {}", o.model, config.layers, *o.layers);
+  const Model model = first_layers(loaded.model, o.layers.value_or(config.layers));
+  const std::vector<int32_t> ids = read_ids(o.ids, config.vocab);
   const auto T = static_cast<int64_t>(ids.size());
-  AtomicFile out(o.out, static_cast<uint64_t>(T * loaded.model.config.vocab) * sizeof(float));
+  AtomicFile out(o.out, static_cast<uint64_t>(T * config.vocab) * sizeof(float));
 
   Context ctx{*backend, *pool};
   TokenBatch batch = make_token_batch(1, T, *pool);
   std::copy(ids.begin(), ids.end(), batch.tokens.i32());
-  const RopeTable table = make_rope_table(loaded.model.config, T, *pool);
-  const Tensor scores = logits(ctx, loaded.model, forward(ctx, loaded.model, table, batch));
+  const RopeTable table = make_rope_table(config, T, *pool);
+  const Tensor scores = logits(ctx, model, forward(ctx, model, table, batch));
 
   out.write(std::span(scores.data(), scores.bytes()));
   out.commit();
@@ -60,6 +66,10 @@ void add_logits(CLI::App& app) {
       ->required();
   command->add_option("--ids-json", o->ids, "File with a JSON array of token ids")->required();
   command->add_option("--out", o->out, "Output: little-endian float32 [tokens, vocabulary]")->required();
+  command
+      ->add_option("--layers", o->layers,
+                   "Only so many layers before the last norm and the head: to see from where programs differ")
+      ->check(whole(0, 1000000));
   add_inference_options(*command, o->compute);
   command->footer(
       "Example:\n  echo '[1, 306, 626]' > ids.json\n  gladius logits model.gguf --ids-json ids.json --out "

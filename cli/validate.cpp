@@ -13,6 +13,7 @@
 #include "eval/comparison.h"
 #include "eval/logits_file.h"
 #include "eval/tensor_errors.h"
+#include "eval/weight_check.h"
 
 namespace gladius::cli {
 namespace {
@@ -25,6 +26,7 @@ struct Options {
   std::optional<double> max_kld, min_top1;
   int64_t per_tensor = 0;
   std::string svg;
+  bool check_weights = true;
   ComputeOptions compute;
 
   const std::string& base() const { return base_logits.empty() ? models.front() : base_logits; }
@@ -128,6 +130,26 @@ Subject open_subject(const Options& o, Backend& backend, BufferPool& pool) {
   return s;
 }
 
+// A model's weights in rows, which are mapped or in memory already: little is read twice.
+Model rows_of(const Model& model, const std::string& path, Context& ctx) {
+  const bool panels = std::any_of(model.weights.begin(), model.weights.end(),
+                                  [](const Tensor& weight) { return weight.panels(); });
+  return panels ? load_model(path, ctx.backend, ctx.pool, WeightUse::rows).model : model;
+}
+
+// Whether the tested weights are the base's, converted. Nothing where there is no base to look into.
+WeightReport compare_weights(const Options& o, Context& ctx, const Subject& s) {
+  WeightReport report;
+  if (!o.check_weights || !s.base.model || interrupted().load()) return report;
+  const Model &base = s.base.model->model, &tested = s.tested.model;
+  if (!table_difference(base, o.base(), tested, o.tested()).empty()) return report;
+  report.config = config_difference(base, o.base(), tested, o.tested());
+  report.checks = check_weights(ctx, rows_of(base, o.base(), ctx), rows_of(tested, o.tested(), ctx),
+                                s.base.model->importance || s.tested.importance);
+  report.faults = faults_of(report.checks);
+  return report;
+}
+
 // Needs the base's weights in F32, which take the place of those that were compared.
 TensorErrors estimate_by_tensor(const Options& o, Context& ctx, Subject& s) {
   s.base = {};
@@ -146,11 +168,12 @@ TensorErrors estimate_by_tensor(const Options& o, Context& ctx, Subject& s) {
 }
 
 void report(const Options& o, const Subject& s, const Comparison& comparison,
-            std::span<const PositionScore> worst) {
+            std::span<const PositionScore> worst, const WeightReport& weights) {
   fmt::print("base    {}\ntested  {}\n{} positions in chunks of {} tokens\n", o.base(), o.tested(),
              grouped(comparison.positions), s.chunks.context);
   print_comparison(comparison);
   print_worst(worst, *s.tokenizer, s.chunks);
+  print_weights(weights);
 }
 
 void report_by_tensor(const Options& o, Context& ctx, Subject& s, AtomicFile* svg, bool print,
@@ -178,7 +201,8 @@ void run(const Options& o) {
   const std::vector<PositionScore> scores = score(o, ctx, s.base, s.tested, s.chunks, s.bos);
   const Comparison comparison = summarise(scores);
   const std::vector<PositionScore> worst = worst_positions(scores, o.worst);
-  if (!json.to_stdout()) report(o, s, comparison, worst);
+  const WeightReport weights = compare_weights(o, ctx, s);
+  if (!json.to_stdout()) report(o, s, comparison, worst, weights);
   if (comparison.positions < kFewPositions)
     note("{} positions are fewer than {}: too few for these errors and percentiles to mean much\n",
          comparison.positions, kFewPositions);
@@ -186,11 +210,15 @@ void run(const Options& o) {
       {"base", o.base()}, {"tested", o.tested()}, {"context", s.chunks.context}};
   results.update(comparison_json(comparison));
   results["worst"] = worst_json(worst, *s.tokenizer, s.chunks);
+  if (!weights.checks.empty()) results["weights"] = weights_json(weights);
   if (o.per_tensor > 0 && !interrupted().load())
     report_by_tensor(o, ctx, s, svg.get(), !json.to_stdout(), results);
   json.write(results);
   stop_if_interrupted();
-  if (const std::string missed = missed_limits(o, comparison); !missed.empty()) fail("{}", missed);
+  std::string wrong = weights.failure();
+  if (const std::string missed = missed_limits(o, comparison); !missed.empty())
+    wrong += fmt::format("{}{}", wrong.empty() ? "" : "; ", missed);
+  if (!wrong.empty()) fail("{}", wrong);
 }
 
 }  // namespace
@@ -227,6 +255,10 @@ void add_validate(CLI::App& app) {
       ->check(whole(0, int64_t{1} << 40))
       ->excludes(command->get_option("--base-logits"));
   command->add_option("--svg", o->svg, "File for a heat map of these shares, by layer and kind of tensor");
+  command->add_flag(
+      "!--no-weight-check", o->check_weights,
+      "Do not look whether the tested weights are the base's, converted: by default tensors that "
+      "differ by more than their types round are named (exit code 1), unless most do");
   add_inference_options(*command, o->compute);
   command->footer(
       "Example:\n  gladius validate model-F32.gguf model-Q4_K_M.gguf --data held-out.txt --max-kld 0.05\n"

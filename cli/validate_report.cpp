@@ -130,6 +130,43 @@ ordered_json worst_json(std::span<const PositionScore> worst, const Tokenizer& t
   return list;
 }
 
+std::string WeightReport::failure() const {
+  if (another_model()) return {};
+  std::string text = config;
+  if (!faults.empty())
+    text += fmt::format("{}{} of {} tensors are not the base's, converted: {} {}", text.empty() ? "" : "; ",
+                        faults.size(), checks.size(), faults.front().name, faults.front().fault);
+  return text;
+}
+
+void print_weights(const WeightReport& report) {
+  if (report.checks.empty()) return;
+  if (report.another_model()) {
+    fmt::print(
+        "\nthe weights are other ones than the base's: {} of {} tensors differ by more than types round\n",
+        report.faults.size(), report.checks.size());
+  } else if (report.faults.empty()) {
+    fmt::print("\nall {} tensors are the base's, as far as their types hold them\n", report.checks.size());
+  } else {
+    fmt::print("\ntensors that are not the base's, converted\n");
+    for (const WeightCheck& check : report.faults)
+      fmt::print("  {:<26} {:<5} {}\n", check.name, dtype_info(check.type).name, check.fault);
+  }
+}
+
+ordered_json weights_json(const WeightReport& report) {
+  ordered_json tensors = ordered_json::array(), faults = ordered_json::array();
+  for (const WeightCheck& check : report.checks)
+    tensors.push_back({{"name", check.name},
+                       {"type", dtype_info(check.type).name},
+                       {"base_type", dtype_info(check.base_type).name},
+                       {"rms", check.rms},
+                       {"limit", check.limit}});
+  for (const WeightCheck& check : report.faults)
+    faults.push_back({{"name", check.name}, {"fault", check.fault}});
+  return {{"another_model", report.another_model()}, {"faults", faults}, {"tensors", tensors}};
+}
+
 void print_tensor_errors(const TensorErrors& errors, const Model& tested) {
   fmt::print("\nKL divergence by each tensor alone, estimated from {} windows of {} tokens, nats\n",
              errors.windows, errors.context);

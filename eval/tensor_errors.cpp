@@ -101,18 +101,32 @@ class Sampler {
 
 }  // namespace
 
-void check_same_architecture(const Model& a, const std::string& a_name, const Model& b,
+std::string table_difference(const Model& a, const std::string& a_name, const Model& b,
                              const std::string& b_name) {
   if (a.specs.size() != b.specs.size())
-    fail("{} and {} are not of one architecture: they have {} and {} tensors", a_name, b_name, a.specs.size(),
-         b.specs.size());
+    return fmt::format("{} and {} are not of one architecture: they have {} and {} tensors", a_name, b_name,
+                       a.specs.size(), b.specs.size());
   for (size_t k = 0; k < a.specs.size(); ++k)
     if (a.specs[k].gguf_name != b.specs[k].gguf_name || a.specs[k].shape != b.specs[k].shape)
-      fail("{} and {} are not of one architecture: {} {} and {} {}", a_name, b_name, a.specs[k].gguf_name,
-           a.specs[k].shape.text(), b.specs[k].gguf_name, b.specs[k].shape.text());
+      return fmt::format("{} and {} are not of one architecture: {} {} and {} {}", a_name, b_name,
+                         a.specs[k].gguf_name, a.specs[k].shape.text(), b.specs[k].gguf_name,
+                         b.specs[k].shape.text());
+  return {};
+}
+
+std::string config_difference(const Model& a, const std::string& a_name, const Model& b,
+                              const std::string& b_name) {
   Config x = a.config, y = b.config;
   x.name = y.name, x.context = y.context;
-  if (x != y) fail("{} and {} differ in heads, RoPE or the norms' epsilon", a_name, b_name);
+  if (x == y) return {};
+  return fmt::format("{} and {} differ in heads, RoPE or the norms' epsilon", a_name, b_name);
+}
+
+void check_same_architecture(const Model& a, const std::string& a_name, const Model& b,
+                             const std::string& b_name) {
+  for (const auto& difference :
+       {table_difference(a, a_name, b, b_name), config_difference(a, a_name, b, b_name)})
+    if (!difference.empty()) fail("{}", difference);
 }
 
 TensorErrors tensor_errors(Context& ctx, const Model& base, const Model& tested, const Chunks& windows,

@@ -30,7 +30,13 @@ struct TensorErrors {
   int64_t context = 0;           // of so many tokens
 };
 
-// Throws Error naming what is not the same in the two models' architectures.
+// How the tables of two models' parameters, or what their configurations say besides, are not the same;
+// empty: they are.
+std::string table_difference(const Model& a, const std::string& a_name, const Model& b,
+                             const std::string& b_name);
+std::string config_difference(const Model& a, const std::string& a_name, const Model& b,
+                              const std::string& b_name);
+// Throws Error where there is one of the two.
 void check_same_architecture(const Model& a, const std::string& a_name, const Model& b,
                              const std::string& b_name);
 

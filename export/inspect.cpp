@@ -113,6 +113,9 @@ FileDescription describe_gguf(const std::filesystem::path& path) {
     description.metadata.emplace_back(printable(key), value_text(value));
   if (const GgufValue* chat = file.metadata().find("tokenizer.chat_template"))
     if (const auto* jinja = std::get_if<std::string>(chat)) description.chat_template = *jinja;
+  description.certificate = read_certificate(file);
+  if (description.certificate)
+    description.certificate_fits = description.certificate->tensors_checksum == tensors_checksum(file);
   for (const GgufTensor& tensor : file.tensors()) {
     std::vector<int64_t> shape;
     for (int d = 0; d < tensor.shape.rank(); ++d) shape.push_back(tensor.shape[d]);

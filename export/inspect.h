@@ -3,9 +3,12 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "export/certificate.h"
 
 namespace gladius {
 
@@ -19,8 +22,10 @@ struct FileDescription {
   std::string format;  // "GGUF v3", "safetensors", "Hugging Face folder", "checkpoint"
   // Key and value; arrays and long texts are shortened. GGUF values carry their type: "UINT32 12".
   std::vector<std::pair<std::string, std::string>> metadata;
-  std::vector<TensorLine> tensors;  // in file order
-  std::string chat_template;        // Jinja text of a GGUF file or a folder; empty: none
+  std::vector<TensorLine> tensors;         // in file order
+  std::string chat_template;               // Jinja text of a GGUF file or a folder; empty: none
+  std::optional<Certificate> certificate;  // of a GGUF file
+  bool certificate_fits = false;           // the file's tensors are those that it was written for
   uint64_t file_bytes = 0, tensor_bytes = 0;
   int64_t parameters = 0;      // elements of all tensors
   double bits_per_weight = 0;  // 8 * tensor_bytes / parameters; 0 without tensors

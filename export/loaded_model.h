@@ -13,6 +13,7 @@ namespace gladius {
 struct LoadedModel {
   Model model;
   Vocab vocab;
+  bool importance = false;  // a GGUF file quantised with an importance matrix, says its metadata
 };
 
 // How a file was made, as (key, value): training configuration, data hash and the like. A key without

@@ -164,6 +164,7 @@ std::span<const std::byte> bytes_of(const Tensor& tensor) { return {tensor.data(
 // The weights as views of the file.
 LoadedModel mapped_model(const std::filesystem::path& path, const OpenModel& open) {
   LoadedModel loaded{{open.config, open.specs, {}}, open.vocab};
+  loaded.importance = open.file.metadata().find("quantize.imatrix.entries_count") != nullptr;
   for (const ParamSpec& spec : loaded.model.specs) {
     Tensor weight = open.file.tensor(*open.file.find(spec.gguf_name));
     const bool usable =

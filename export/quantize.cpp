@@ -7,6 +7,7 @@
 #include <memory>
 #include <tuple>
 
+#include "export/certificate.h"
 #include "kernels/parallel.h"
 
 namespace gladius {
@@ -118,17 +119,6 @@ bool comes_before(const SourceTensor& a, const SourceTensor& b) {
          std::tuple(layer_of(b.record.name), std::string_view(b.record.name));
 }
 
-// The importances of a tensor's columns; empty when it has none.
-std::vector<float> importance_of(const SourceTensor& tensor, const QuantizeOptions& options) {
-  if (!options.importance) return {};
-  std::vector<float> values = options.importance->means(tensor.record.name);
-  const int64_t columns = tensor.record.shape[-1];
-  if (values.empty() || static_cast<int64_t>(values.size()) == columns) return values;
-  if (tensor.record.name == "token_embd.weight") return {};  // a tied head's matrix may belong to the output
-  fail("{}: it has {} importances for '{}', which has {} columns; it was made for another model",
-       options.importance->file, values.size(), tensor.record.name, columns);
-}
-
 // Whether all values (of quantised types: all scales) are finite.
 bool all_finite(DType dtype, std::span<const std::byte> bytes, int threads) {
   constexpr int64_t kBlocksPerTask = 1 << 16;
@@ -150,7 +140,8 @@ class Converter {
       : path_(std::move(path)), backend_(backend), writer_(writer), options_(options), total_(total) {}
 
   void convert(const SourceTensor& tensor, uint32_t to) {
-    const std::vector<float> importance = importance_of(tensor, options_);
+    const std::vector<float> importance =
+        column_importance(options_.importance, tensor.record.name, tensor.record.shape[-1]);
     const auto from_type = dtype_from_id(tensor.record.type);
     if (tensor.record.type == to) {
       show(tensor);
@@ -232,6 +223,7 @@ MixContext mix_context(const GgufMetadata& metadata, const std::vector<SourceTen
 }
 
 void set_quantisation_keys(GgufMetadata& metadata, const QuantizeOptions& options) {
+  erase_certificate(metadata);                  // it was another file's
   constexpr uint32_t kQuantisationVersion = 2;  // of ggml's block formats
   metadata.move_to_end("general.quantization_version", kQuantisationVersion);
   metadata.move_to_end("general.file_type", static_cast<uint32_t>(options.type));
@@ -297,6 +289,15 @@ std::vector<std::string_view> file_type_names() {
   std::vector<std::string_view> names;
   for (const FileTypeInfo& info : kFileTypes) names.push_back(info.name);
   return names;
+}
+
+std::vector<float> column_importance(const ImportanceMatrix* matrix, std::string_view name, int64_t columns) {
+  if (!matrix) return {};
+  std::vector<float> values = matrix->means(name);
+  if (values.empty() || static_cast<int64_t>(values.size()) == columns) return values;
+  if (name == "token_embd.weight") return {};  // a tied head's matrix may belong to the output
+  fail("{}: it has {} importances for '{}', which has {} columns; it was made for another model",
+       matrix->file, values.size(), name, columns);
 }
 
 uint32_t choose_type(std::string_view name, const Shape& shape, uint32_t stored, FileType type,

@@ -53,6 +53,10 @@ struct MixContext {
 uint32_t choose_type(std::string_view name, const Shape& shape, uint32_t stored, FileType type,
                      const MixContext& context);
 
+// The importances of a tensor's columns; empty: all count alike, as without a matrix (null) or where it has
+// none for the tensor. Throws Error for a matrix of another number of columns.
+std::vector<float> column_importance(const ImportanceMatrix* matrix, std::string_view name, int64_t columns);
+
 // A tensor to be written, in whatever type it is stored now.
 struct SourceTensor {
   GgufTensor record;

@@ -8,8 +8,11 @@
 
 namespace gladius {
 
+namespace {
+constexpr size_t kPerLayer = 9;  // weights
+}
+
 Layer Model::layer(int64_t index) const {
-  constexpr size_t kPerLayer = 9;
   const size_t first = weights.size() - kPerLayer * static_cast<size_t>(config.layers - index);
   const Tensor* w = &weights[first];  // in the order of parameter_table
   return {w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8]};
@@ -35,6 +38,15 @@ Model blank_model(const Config& config, BufferPool& pool) {
   Model model{config, parameter_table(config), {}};
   for (const ParamSpec& spec : model.specs) model.weights.emplace_back(pool, DType::F32, spec.shape);
   return model;
+}
+
+Model first_layers(const Model& model, int64_t layers) {
+  Model first = model;
+  first.config.layers = layers;
+  const size_t kept = first.weights.size() - kPerLayer * static_cast<size_t>(model.config.layers - layers);
+  first.specs.resize(kept);
+  first.weights.resize(kept);
+  return first;
 }
 
 void set_trainable(Model& model, BufferPool& pool) {

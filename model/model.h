@@ -52,6 +52,10 @@ Model blank_model(const Config& config, BufferPool& pool);
 void use_panels(Model& model, Backend& backend, BufferPool& pool,
                 const std::function<void(const Tensor&)>& replaced = {});
 
+// The model without the layers from `layers` on: what the residual stream holds there, through the last norm
+// and the head. Shares the weights.
+Model first_layers(const Model& model, int64_t layers);
+
 // Makes every weight trainable; they must be F32.
 void set_trainable(Model& model, BufferPool& pool);
 

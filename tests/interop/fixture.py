@@ -33,7 +33,8 @@ def make_model():
     text.write_text(training_text(), encoding="utf-8")
     gladius("train", text, "--out", MODEL / "run", "--model", "gladius-tiny", "--steps", 200, "--batch", 4,
             "--context", 128, "--lr", 2e-3, "--seed", 1)
-    gladius("export", MODEL / "run", "--gguf", "F32,Q4_K_M", "--hf", "--out", MODEL, "--name", "tiny")
+    gladius("export", MODEL / "run", "--gguf", "F32,Q4_K_M", "--hf", "--verify", "--out", MODEL, "--name",
+            "tiny")
     done.touch()
 
 
@@ -43,13 +44,14 @@ def encode(model, text):
     return json.loads(line)
 
 
-def scores(model, ids):
-    """gladius' logits at every position of a text, float64 [tokens, vocabulary]."""
+def scores(model, ids, layers=None):
+    """gladius' logits at every position of a text, float64 [tokens, vocabulary]; with only the first `layers`."""
     with tempfile.TemporaryDirectory() as folder:
         ids_path, out = f"{folder}/ids.json", f"{folder}/logits.f32"
         with open(ids_path, "w") as file:
             json.dump(ids, file)
-        gladius("logits", model, "--ids-json", ids_path, "--out", out)
+        gladius("logits", model, "--ids-json", ids_path, "--out", out,
+                *(() if layers is None else ("--layers", layers)))
         return numpy.fromfile(out, "<f4").astype(numpy.float64).reshape(len(ids), -1)
 
 
