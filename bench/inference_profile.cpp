@@ -83,8 +83,12 @@ int main(int argc, char** argv) {
   gladius::bench::Options o;
   CLI::App app("Where the time of a prompt and of generated tokens goes.");
   app.add_option("model", o.model, "GGUF file")->required();
-  app.add_option("-p,--prompt", o.prompt, "Tokens of a prompt; 0: none")->capture_default_str();
-  app.add_option("-n,--generated", o.generated, "Tokens to generate; 0: none")->capture_default_str();
+  app.add_option("-p,--prompt", o.prompt, "Tokens of a prompt; 0: none")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app.add_option("-n,--generated", o.generated, "Tokens to generate; 0: none")
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
   app.add_option("-d,--depth", o.depth, "Tokens that are read before and do not count")
       ->capture_default_str();
   app.add_option("-t,--threads", o.threads, "Threads")->check(CLI::PositiveNumber)->capture_default_str();

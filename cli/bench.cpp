@@ -23,6 +23,7 @@ struct Options {
   std::vector<int64_t> both;  // prompt, generated, prompt, generated, …
   std::vector<int64_t> sequences = {1};
   std::vector<int> threads = {0};
+  bool prompts_given = false, generated_given = false;
   bool measure = true;  // the roofs
   BenchOptions bench;
   ComputeOptions compute;
@@ -143,8 +144,8 @@ class Bench {
   uint64_t peak_resident_ = peak_resident_bytes();  // of reading the model
 };
 
-void run(const Options& o) {
-  const std::vector<InferenceTest> tests = tests_of(o);
+void run(Options o) {
+  tests_of(o);  // refuses what is wrong before anything is read
   const Processors found = processors();
   const auto backend_with = [&](int threads) {
     ComputeOptions compute = o.compute;
@@ -156,6 +157,9 @@ void run(const Options& o) {
   const auto start = std::chrono::steady_clock::now();
   const SourceModel loaded = load_model(o.model, *backend, *pool, weight_use(o.compute));
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  if (!o.prompts_given) o.prompts = {std::min(o.prompts[0], loaded.model.config.context)};
+  if (!o.generated_given) o.generated = {std::min(o.generated[0], loaded.model.config.context)};
+  const std::vector<InferenceTest> tests = tests_of(o);
   check_context(tests, loaded.model.config);
 
   catch_interrupts();
@@ -212,7 +216,11 @@ void add_bench(CLI::App& app) {
   add_device_options(*command, o->compute);
   add_repack_option(*command, o->compute);
   command->footer("Example:\n  gladius bench model-Q4_K_M.gguf -p 512 -n 128 -t 1,2 -o json");
-  command->callback([o] { run(*o); });
+  command->callback([o, command] {
+    o->prompts_given = command->count("--n-prompt") > 0;
+    o->generated_given = command->count("--n-gen") > 0;
+    run(*o);
+  });
 }
 
 }  // namespace gladius::cli

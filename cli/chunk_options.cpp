@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "cli/arguments.h"
 #include "cli/terminal.h"
 #include "engine/error.h"
@@ -12,13 +14,17 @@ CLI::Option* add_chunk_options(CLI::App& command, ChunkOptions& options) {
   CLI::Option* data = command.add_option("--data", options.data, "Text file; - for standard input");
   command.add_option("--context", options.context, "Tokens in a chunk; its second half is scored")
       ->check(whole(4, kMostContext))
-      ->capture_default_str();
+      ->default_str(kUsualContext);
   command.add_option("--chunks", options.chunks, "Chunks to score, from the text's beginning; 0: all")
       ->check(whole(0, int64_t{1} << 40))
       ->capture_default_str();
   command.add_option("--json", options.json,
                      "File for the results as JSON; - for standard output instead of text");
   return data;
+}
+
+int64_t chunk_context(int64_t wanted, const Config& config) {
+  return wanted > 0 ? wanted : std::min<int64_t>(512, config.context);
 }
 
 std::vector<int32_t> read_tokens(const Tokenizer& tokenizer, const std::string& path) {

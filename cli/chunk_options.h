@@ -18,9 +18,12 @@ namespace gladius::cli {
 // --data, --context, --chunks, --json.
 struct ChunkOptions {
   std::string data, json;
-  int64_t context = 512, chunks = 0;
+  int64_t context = 0, chunks = 0;  // 0: chunk_context; all
 };
 CLI::Option* add_chunk_options(CLI::App& command, ChunkOptions& options);  // returns --data's
+// Tokens of a chunk: `wanted`, or where that is 0, 512 or what the model was made for.
+int64_t chunk_context(int64_t wanted, const Config& config);
+inline constexpr char kUsualContext[] = "512, or the model's context length where that is less";
 
 // The text's tokens, after BOS where the vocabulary adds one. Throws Error naming the file.
 std::vector<int32_t> read_tokens(const Tokenizer& tokenizer, const std::string& path);

@@ -36,7 +36,7 @@ void run(const Options& o) {
   if (o.data.ends_with(".jsonl")) fail("{} is no plain text; give a text file", o.data);
   const std::vector<int32_t> tokens = tokenizer->encode(read_text(o.data), true);
   const int32_t bos = added_bos(loaded.vocab);
-  const int64_t context = o.context > 0 ? o.context : std::min<int64_t>(loaded.model.config.context, 512);
+  const int64_t context = chunk_context(o.context, loaded.model.config);
   note_long_context(context, loaded.model.config);
 
   catch_interrupts();

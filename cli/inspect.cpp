@@ -68,8 +68,16 @@ void run(const Options& o) {
   if (!d.certificate) return;
   fmt::print("certificate: gladius {} on {}: {}\n", printable(d.certificate->version),
              printable(d.certificate->engine), certificate_text(*d.certificate));
-  if (!d.certificate_fits) fail("{}: the certificate does not fit the tensor data", path.string());
-  fmt::print("certificate: fits the tensor data\n");
+  switch (d.certificate_state) {
+    case CertificateState::fits:
+      fmt::print("certificate: fits the tensor data\n");
+      break;
+    case CertificateState::other_type:
+      fmt::print("certificate: of the file that this one was quantised from, not of this one\n");
+      break;
+    case CertificateState::damaged:
+      fail("{}: the certificate does not fit the tensor data", path.string());
+  }
 }
 
 }  // namespace

@@ -17,14 +17,14 @@ struct Options {
   ComputeOptions compute;
 };
 
-void report(const Options& o, const Perplexity& p, JsonOutput& json) {
+void report(const Options& o, const Chunks& chunks, const Perplexity& p, JsonOutput& json) {
   if (!json.to_stdout()) {
     fmt::print("PPL = {:.4f} +/- {:.4f}\n", p.perplexity.value, p.perplexity.error);
     fmt::print("{} tokens scored, {:.4f} +/- {:.4f} nats each, in {} chunks of {} tokens\n",
-               grouped(p.positions), p.loss.value, p.loss.error, grouped(p.chunks), o.text.context);
+               grouped(p.positions), p.loss.value, p.loss.error, grouped(p.chunks), chunks.context);
   }
   json.write({{"model", o.model},
-              {"context", o.text.context},
+              {"context", chunks.context},
               {"chunks", p.chunks},
               {"tokens", p.positions},
               {"perplexity", to_json(p.perplexity)},
@@ -38,8 +38,8 @@ void run(const Options& o) {
   const LoadedModel loaded = load_model(o.model, *backend, *pool, weight_use(o.compute));
   const auto tokenizer = make_tokenizer(loaded.vocab, o.model);
   const std::vector<int32_t> tokens = read_tokens(*tokenizer, o.text.data);
-  const Chunks chunks = cut_chunks(tokens, o.text.context, o.text.chunks);
-  note_long_context(o.text.context, loaded.model.config);
+  const Chunks chunks = cut_chunks(tokens, chunk_context(o.text.context, loaded.model.config), o.text.chunks);
+  note_long_context(chunks.context, loaded.model.config);
 
   catch_interrupts();
   note_chunks(chunks);
@@ -52,7 +52,7 @@ void run(const Options& o) {
     return !interrupted().load();
   });
   progress.done();
-  report(o, result, json);
+  report(o, chunks, result, json);
   stop_if_interrupted();
 }
 

@@ -122,7 +122,9 @@ Subject open_subject(const Options& o, Backend& backend, BufferPool& pool) {
   if (s.base.model) {
     if (o.per_tensor > 0) check_same_architecture(s.base.model->model, o.base(), s.tested.model, o.tested());
     s.tokens = read_tokens(*s.tokenizer, o.text.data);
-    s.chunks = cut_chunks(s.tokens, o.text.context, o.text.chunks);
+    const int64_t context = std::min(chunk_context(o.text.context, s.base.model->model.config),
+                                     chunk_context(o.text.context, s.tested.model.config));
+    s.chunks = cut_chunks(s.tokens, context, o.text.chunks);
   } else {
     s.chunks = s.base.file->chunks(o.text.chunks);
   }
@@ -156,7 +158,7 @@ TensorErrors estimate_by_tensor(const Options& o, Context& ctx, Subject& s) {
   ctx.pool.release_free();
   LoadedModel base = load_model(o.base(), ctx.backend, ctx.pool, WeightUse::training);
   set_trainable(base.model, ctx.pool);
-  const int64_t context = std::min(kTensorErrorWindow, o.text.context);
+  const int64_t context = std::min(kTensorErrorWindow, s.chunks.context);
   const int64_t samples = std::max<int64_t>(2, o.per_tensor / context);
   const Chunks windows = cut_chunks(s.tokens, context, samples);
   Progress progress("estimating by tensor");

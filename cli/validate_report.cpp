@@ -136,6 +136,7 @@ std::string WeightReport::failure() const {
   if (!faults.empty())
     text += fmt::format("{}{} of {} tensors are not the base's, converted: {} {}", text.empty() ? "" : "; ",
                         faults.size(), checks.size(), faults.front().name, faults.front().fault);
+  if (!text.empty()) text += "; --no-weight-check compares such models, too";
   return text;
 }
 

@@ -83,7 +83,8 @@ Certificate ExportVerifier::verified(const std::filesystem::path& path, const Co
                                   progress.update(static_cast<uint64_t>(done), static_cast<uint64_t>(total));
                                 });
   progress.done();
-  if (!v.fault.empty()) fail("{} is not {}: {}", file, name_, v.fault);
+  if (!v.fault.empty())
+    fail("{} is not {}, and stays as it is, without certificate: {}", file, name_, v.fault);
   const Certificate certificate = certificate_of(v, tokens_, ctx_.backend);
   fmt::print("  verified: {}\n", certificate_text(certificate));
   return certificate;

@@ -23,7 +23,8 @@ class Run {
       : test_(test), options_(options) {
     if (test.sequences > 1) {
       const int64_t room = KvCache::blocks_for(test.tokens() + 1) * kv_block_tokens;
-      batch_.emplace(ctx, model, SequenceBatch::Options{room * test.sequences, options.kv_type});
+      batch_.emplace(ctx, model,
+                     SequenceBatch::Options{room * test.sequences, test.tokens() + 1, options.kv_type});
     } else {
       decoder_.emplace(ctx, model, test.tokens(), options.kv_type);
     }

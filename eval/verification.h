@@ -22,15 +22,14 @@ struct LogitsDifference {
 LogitsDifference compare_logits(Context& ctx, const Model& base, const Model& tested,
                                 std::span<const int32_t> tokens);
 
-// The first layer whose output differs where the embeddings are the same to the bit; else the one behind
-// which the hidden states' relative difference grows by the largest factor. -1: neither before the last norm
-// and the head.
+// The first layer whose output has other bits; -1: the embedding; config.layers: none, only what comes behind
+// them (the last norm and the head).
 int64_t departing_layer(Context& ctx, const Model& base, const Model& tested,
                         std::span<const int32_t> tokens);
 
 struct Verification {
   std::vector<WeightCheck> weights;
-  LogitsDifference logits;  // from the base's
+  LogitsDifference logits;  // from the base's; not compared where a weight is faulty
   std::string fault;  // empty: none; else all that is wrong, by name: "blk.0.attn_q.weight differs by …"
 };
 

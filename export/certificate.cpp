@@ -12,6 +12,7 @@ template <class C, class F>
 void for_each_field(C& certificate, F f) {
   f("version", certificate.version);
   f("engine", certificate.engine);
+  f("file_type", certificate.file_type);
   f("tensors", certificate.tensors);
   f("tokens", certificate.tokens);
   f("tokens_xxh3_128", certificate.tokens_checksum);
@@ -22,6 +23,11 @@ void for_each_field(C& certificate, F f) {
   f("kl_max", certificate.kl_max);
   f("same_top", certificate.same_top);
   f("tensors_xxh3_128", certificate.tensors_checksum);
+}
+
+uint32_t file_type_of(const GgufFile& file) {
+  const auto* type = file.metadata().find<uint32_t>("general.file_type", file.path().string());
+  return type ? *type : 0;
 }
 
 std::string full(std::string_view key) { return std::string(kPrefix) + std::string(key); }
@@ -43,6 +49,7 @@ std::string tokens_checksum(std::span<const int32_t> ids) { return checksum_hex(
 void certify(const std::filesystem::path& path, Certificate certificate) {
   const GgufFile file = GgufFile::open(path);
   certificate.tensors_checksum = tensors_checksum(file);
+  certificate.file_type = file_type_of(file);
   GgufMetadata metadata = file.metadata();
   erase_certificate(metadata);
   for_each_field(certificate, [&](const char* key, const auto& value) { metadata.set(full(key), value); });
@@ -58,6 +65,12 @@ std::optional<Certificate> read_certificate(const GgufFile& file) {
     value = file.metadata().get<std::decay_t<decltype(value)>>(full(key), file.path().string());
   });
   return certificate;
+}
+
+CertificateState check_certificate(const GgufFile& file, const Certificate& certificate) {
+  if (certificate.file_type != file_type_of(file)) return CertificateState::other_type;
+  return certificate.tensors_checksum == tensors_checksum(file) ? CertificateState::fits
+                                                                : CertificateState::damaged;
 }
 
 void erase_certificate(GgufMetadata& metadata) {

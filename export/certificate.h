@@ -18,6 +18,7 @@ namespace gladius {
 struct Certificate {
   std::string version;                        // of gladius
   std::string engine;                         // what computed, Backend::name()
+  uint32_t file_type = 0;                     // the file's general.file_type
   uint32_t tensors = 0;                       // that have the bits which converting the source's gives
   uint32_t tokens = 0;                        // whose logits were compared,
   std::string tokens_checksum;                // and XXH3-128 of their ids as int32
@@ -40,6 +41,13 @@ void certify(const std::filesystem::path& path, Certificate certificate);
 
 // Empty where there is none. Throws Error naming the file and the key that is missing or of a wrong type.
 std::optional<Certificate> read_certificate(const GgufFile& file);
+
+enum class CertificateState {
+  fits,
+  damaged,     // the tensors are not those that were verified
+  other_type,  // the file was made into another type since, by a program that kept the certificate
+};
+CertificateState check_certificate(const GgufFile& file, const Certificate& certificate);
 
 // For what is to be written with other tensors.
 void erase_certificate(GgufMetadata& metadata);

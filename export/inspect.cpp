@@ -115,7 +115,7 @@ FileDescription describe_gguf(const std::filesystem::path& path) {
     if (const auto* jinja = std::get_if<std::string>(chat)) description.chat_template = *jinja;
   description.certificate = read_certificate(file);
   if (description.certificate)
-    description.certificate_fits = description.certificate->tensors_checksum == tensors_checksum(file);
+    description.certificate_state = check_certificate(file, *description.certificate);
   for (const GgufTensor& tensor : file.tensors()) {
     std::vector<int64_t> shape;
     for (int d = 0; d < tensor.shape.rank(); ++d) shape.push_back(tensor.shape[d]);

@@ -25,7 +25,7 @@ struct FileDescription {
   std::vector<TensorLine> tensors;         // in file order
   std::string chat_template;               // Jinja text of a GGUF file or a folder; empty: none
   std::optional<Certificate> certificate;  // of a GGUF file
-  bool certificate_fits = false;           // the file's tensors are those that it was written for
+  CertificateState certificate_state = CertificateState::fits;
   uint64_t file_bytes = 0, tensor_bytes = 0;
   int64_t parameters = 0;      // elements of all tensors
   double bits_per_weight = 0;  // 8 * tensor_bytes / parameters; 0 without tensors

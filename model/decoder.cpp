@@ -18,13 +18,13 @@ Decoder::Decoder(Context& ctx, const Model& model, int64_t capacity, DType kv_ty
 
 std::span<const float> Decoder::read(std::span<const int32_t> tokens, const std::atomic<bool>* cancel) {
   if (tokens.empty()) fail("there is no token to read");
+  if (static_cast<int64_t>(tokens.size()) > capacity_ - length())
+    fail("{} more tokens do not fit a context of {} that holds {}", tokens.size(), capacity_, length());
   Tensor last;  // the last token's hidden state
   while (!tokens.empty()) {
     if (cancel && cancel->load()) return {};
     const auto T = static_cast<int64_t>(std::min(kPiece, tokens.size()));
-    if (T > capacity_ - length())
-      fail("{} more tokens do not fit a context of {} that holds {}", T, capacity_, length());
-    cache_.reserve(sequence_, T);  // the cache is all this sequence's
+    cache_.reserve(sequence_, T);  // never refused: the cache is all this sequence's
     TokenBatch batch = make_token_batch(1, T, ctx_.pool);
     for (int64_t t = 0; t < T; ++t) {
       batch.tokens.i32()[t] = tokens[static_cast<size_t>(t)];

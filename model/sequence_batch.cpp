@@ -4,11 +4,19 @@
 
 namespace gladius {
 
+namespace {
+
+int64_t longest_of(const SequenceBatch::Options& options) {
+  return options.longest > 0 ? std::min(options.longest, options.tokens) : options.tokens;
+}
+
+}  // namespace
+
 SequenceBatch::SequenceBatch(Context& ctx, const Model& model, const Options& options)
     : ctx_(ctx),
       model_(model),
       options_(options),
-      rope_table_(make_rope_table(model.config, options.tokens, ctx.pool)),
+      rope_table_(make_rope_table(model.config, longest_of(options), ctx.pool)),
       cache_(model.config, options.kv_type, options.tokens, ctx.pool) {
   if (options.most_per_pass < 1) fail("a pass through the model takes at least one token");
 }
@@ -29,8 +37,8 @@ int SequenceBatch::add(std::span<const int32_t> tokens, int64_t most) {
   for (const int32_t token : tokens) check_token(token);
   if (static_cast<int64_t>(tokens.size()) > most)
     fail("a sequence of {} tokens cannot begin with {}", most, tokens.size());
-  if (most > options_.tokens)
-    fail("a sequence of {} tokens does not fit a cache of {}", most, options_.tokens);
+  if (most > longest_of(options_))
+    fail("a sequence of {} tokens does not fit a cache of {} a sequence", most, longest_of(options_));
   const int id = next_id_++;
   active_[id] = {.tokens = {tokens.begin(), tokens.end()}, .most = most};
   return id;
@@ -48,7 +56,10 @@ void SequenceBatch::finish(int id) {
   Sequence& sequence = find(id);
   cache_.truncate(sequence.kv, sequence.kv.length);  // what was reserved for more
   sequence.tokens.resize(static_cast<size_t>(sequence.kv.length));
-  if (!sequence.tokens.empty()) remembered_.push_back(std::move(sequence));
+  if (sequence.kv.length > sequence.taken_over)  // else others hold all of it
+    remembered_.push_back(std::move(sequence));
+  else
+    cache_.truncate(sequence.kv, 0);
   active_.erase(id);
 }
 
@@ -86,8 +97,15 @@ bool SequenceBatch::admit(Sequence& sequence) {
   for (const Sequence& other : remembered_) consider(other);
 
   if (source) sequence.kv = cache_.fork(source->kv, longest);
-  while (!cache_.reserve(sequence.kv, sequence.most - longest)) {
-    if (remembered_.empty()) {
+  const auto used = std::find_if(remembered_.begin(), remembered_.end(),
+                                 [&](const Sequence& other) { return &other == source; });
+  if (used != remembered_.end()) std::rotate(used, used + 1, remembered_.end());
+  // Nothing is forgotten in vain: of what it needs alone, sequences at work must leave enough. A block that
+  // it shares in part is copied, or its own once nobody else remembers it.
+  const int64_t own = KvCache::blocks_for(sequence.most) - longest / kv_block_tokens;
+  const int64_t left = cache_.blocks() - blocks_in_use() + (longest % kv_block_tokens != 0 ? 1 : 0);
+  while (own > left || !cache_.reserve(sequence.kv, sequence.most - longest)) {
+    if (own > left || remembered_.empty()) {
       cache_.truncate(sequence.kv, 0);
       return false;
     }
@@ -99,22 +117,36 @@ bool SequenceBatch::admit(Sequence& sequence) {
   return true;
 }
 
+// Blocks that sequences at work hold, those that several share counted once.
+int64_t SequenceBatch::blocks_in_use() const {
+  std::vector<bool> used(static_cast<size_t>(cache_.blocks()));
+  for (const auto& [id, sequence] : active_)
+    for (const int32_t block : sequence.kv.blocks) used[static_cast<size_t>(block)] = true;
+  return std::count(used.begin(), used.end(), true);
+}
+
 std::vector<SequenceBatch::Part> SequenceBatch::choose_parts() {
   std::vector<Part> parts;
   int64_t room = options_.most_per_pass;
-  for (const bool one : {true, false}) {
-    for (auto& [id, sequence] : active_) {
+  const auto choose = [&](bool one, auto begin, auto end) {
+    for (auto at = begin; at != end && room > 0; ++at) {
+      auto& [id, sequence] = *at;
       const int64_t unread = sequence.admitted ? sequence.unread() : 0;
-      if (room == 0 || unread == 0 || (unread == 1) != one) continue;
+      if (unread == 0 || (unread == 1) != one) continue;
       parts.push_back({id, &sequence, std::min(unread, room)});
       room -= parts.back().rows;
     }
-  }
+  };
+  const auto next = active_.upper_bound(last_of_one_);
+  choose(true, next, active_.end());
+  choose(true, active_.begin(), next);
+  if (!parts.empty()) last_of_one_ = parts.back().id;
+  choose(false, active_.begin(), active_.end());
   return parts;
 }
 
 // The hidden states of all rows of the parts.
-Tensor SequenceBatch::read(std::span<const Part> parts) {
+Tensor SequenceBatch::hidden_of(std::span<const Part> parts) {
   int64_t rows = 0;
   for (const Part& part : parts) rows += part.rows;
   TokenBatch batch = make_token_batch(1, rows, ctx_.pool);
@@ -129,13 +161,12 @@ Tensor SequenceBatch::read(std::span<const Part> parts) {
     }
   }
   const Past past{cache_, sequences};
-  const Tensor hidden = forward(ctx_, model_, rope_table_, batch, &past);
-  for (const Part& part : parts) part.sequence->kv.length += part.rows;
-  return hidden;
+  return forward(ctx_, model_, rope_table_, batch, &past);
 }
 
+// Of the sequences that have no more to read.
 void SequenceBatch::write_logits(std::span<const Part> parts, const Tensor& hidden) {
-  const auto whole = [](const Part& part) { return part.sequence->unread() == 0; };
+  const auto whole = [](const Part& part) { return part.rows == part.sequence->unread(); };
   const int64_t n = std::count_if(parts.begin(), parts.end(), whole), C = model_.config.hidden;
   if (n == 0) return;
   const Tensor last = ctx_.empty({n, C});
@@ -155,7 +186,9 @@ std::span<const SequenceBatch::Ready> SequenceBatch::step() {
   ready_.clear();
   admit();
   const std::vector<Part> parts = choose_parts();
-  if (!parts.empty()) write_logits(parts, read(parts));
+  if (parts.empty()) return ready_;
+  write_logits(parts, hidden_of(parts));
+  for (const Part& part : parts) part.sequence->kv.length += part.rows;
   return ready_;
 }
 

@@ -16,6 +16,7 @@ class SequenceBatch {
  public:
   struct Options {
     int64_t tokens;               // room in the cache (KvCache)
+    int64_t longest = 0;          // most tokens of one sequence; 0: as many as the cache has room for
     DType kv_type = DType::F32;   // of the cache
     int64_t most_per_pass = 512;  // tokens that go through the model at once
   };
@@ -38,7 +39,8 @@ class SequenceBatch {
     std::span<const float> logits;  // [V], of what follows its last token; valid until the next step
   };
   // Sends one pass's worth of tokens through the model: first one token of each sequence that lacks only
-  // that, then the others' in the order in which they came. Returns those that have no more to read.
+  // that, going on behind the one that came last where there are too many; then the others' in the order in
+  // which they came. Returns those that have no more to read.
   std::span<const Ready> step();
 
   bool idle() const;                 // no sequence has anything to read
@@ -67,8 +69,9 @@ class SequenceBatch {
   const Sequence& find(int id) const { return const_cast<SequenceBatch*>(this)->find(id); }
   void admit();
   bool admit(Sequence& sequence);
+  int64_t blocks_in_use() const;
   std::vector<Part> choose_parts();
-  Tensor read(std::span<const Part> parts);
+  Tensor hidden_of(std::span<const Part> parts);
   void write_logits(std::span<const Part> parts, const Tensor& hidden);
 
   Context& ctx_;
@@ -77,8 +80,9 @@ class SequenceBatch {
   RopeTable rope_table_;
   KvCache cache_;
   std::map<int, Sequence> active_;    // by number: in the order in which they came
-  std::vector<Sequence> remembered_;  // ended, the oldest first
+  std::vector<Sequence> remembered_;  // ended, the least recently used first
   int next_id_ = 0;
+  int last_of_one_ = -1;  // the last sequence that one token was read of
   Tensor logits_;
   std::vector<Ready> ready_;
 };

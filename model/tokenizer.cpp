@@ -79,7 +79,7 @@ std::vector<Tokenizer::Fragment> Tokenizer::cut_special(std::string_view text, b
   return fragments;
 }
 
-void Tokenizer::encode_fragments(std::span<const Fragment> fragments, bool plain,
+void Tokenizer::encode_fragments(std::span<const Fragment> fragments, const std::vector<bool>* barred,
                                  std::vector<int32_t>& ids) const {
   bool first = true;
   for (const Fragment& fragment : fragments) {
@@ -87,7 +87,8 @@ void Tokenizer::encode_fragments(std::span<const Fragment> fragments, bool plain
     if (fragment.token >= 0) {
       ids.push_back(fragment.token);
     } else {
-      plain ? encode_plain(fragment.text, first, ids) : encode_fragment(fragment.text, first, ids);
+      barred ? encode_without(*barred, fragment.text, first, ids)
+             : encode_fragment(fragment.text, first, ids);
       first = false;
     }
   }
@@ -96,7 +97,7 @@ void Tokenizer::encode_fragments(std::span<const Fragment> fragments, bool plain
 std::vector<int32_t> Tokenizer::encode(std::string_view text, bool add_special, bool parse_special) const {
   std::vector<int32_t> ids;
   if (add_special && vocab_.add_bos) ids.push_back(*vocab_.bos);
-  encode_fragments(cut_special(text, parse_special, [](int32_t, size_t) { return true; }), false, ids);
+  encode_fragments(cut_special(text, parse_special, [](int32_t, size_t) { return true; }), nullptr, ids);
   if (add_special && vocab_.add_eos) ids.push_back(*vocab_.eos);
   return ids;
 }
@@ -118,24 +119,28 @@ std::vector<int32_t> Tokenizer::encode(std::span<const TextPart> parts,
             std::find(reserved.begin(), reserved.end(), id) == reserved.end());
   };
   std::vector<int32_t> ids;
-  encode_fragments(cut_special(text, true, allowed), true, ids);
+  std::vector<bool> barred(vocab_.tokens.size());
+  for (const int32_t id : special_)
+    barred[static_cast<size_t>(id)] = vocab_.tokens[static_cast<size_t>(id)].type == TokenType::control;
+  for (const int32_t id : reserved) barred[static_cast<size_t>(id)] = true;
+  encode_fragments(cut_special(text, true, allowed), &barred, ids);
   return ids;
 }
 
-// llama.cpp's merges can make a control token of its text's characters. Where one comes out, its text is
-// encoded anew in two pieces: no merge reaches across.
-void Tokenizer::encode_plain(std::string_view text, bool first, std::vector<int32_t>& ids) const {
+// llama.cpp's merges can make any token of its text's characters. Where a barred one comes out, its text is
+// encoded anew in two pieces: no merge reaches across. (A barred token of one character stays.)
+void Tokenizer::encode_without(const std::vector<bool>& barred, std::string_view text, bool first,
+                               std::vector<int32_t>& ids) const {
   std::vector<int32_t> encoded;
   encode_fragment(text, first, encoded);
   for (const int32_t id : encoded) {
-    const Token& token = vocab_.tokens[static_cast<size_t>(id)];
-    const size_t one = utf8_length(token.text[0]);
-    if (token.type != TokenType::control || token.text.size() <= one) {
+    const std::string_view whole = piece(id, true);
+    const size_t one = whole.empty() ? 0 : utf8_length(whole[0]);
+    if (!barred[static_cast<size_t>(id)] || whole.size() <= one) {
       ids.push_back(id);
     } else {
-      const std::string_view whole = token.text;
-      encode_plain(whole.substr(0, one), false, ids);
-      encode_plain(whole.substr(one), false, ids);
+      encode_without(barred, whole.substr(0, one), false, ids);
+      encode_without(barred, whole.substr(one), false, ids);
     }
   }
 }

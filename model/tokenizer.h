@@ -55,8 +55,11 @@ class Tokenizer {
   // allowed(token, offset): whether the text of this special token at this offset is to become the token.
   template <class Allowed>
   std::vector<Fragment> cut_special(std::string_view text, bool parse_special, const Allowed& allowed) const;
-  void encode_fragments(std::span<const Fragment> fragments, bool plain, std::vector<int32_t>& ids) const;
-  void encode_plain(std::string_view text, bool first, std::vector<int32_t>& ids) const;
+  // barred: tokens, by id, that must not come from the fragments' texts; null: none.
+  void encode_fragments(std::span<const Fragment> fragments, const std::vector<bool>* barred,
+                        std::vector<int32_t>& ids) const;
+  void encode_without(const std::vector<bool>& barred, std::string_view text, bool first,
+                      std::vector<int32_t>& ids) const;
   void append_piece(int32_t token, bool special, std::string& out) const;
   bool drops_leading_space() const;
 

@@ -78,8 +78,8 @@ void add_chunk(Sums& sums, Context& ctx, const Model& model, std::span<const int
     const Tensor q = rope(ctx, linear(ctx, normed, layer.q), batch.positions, table, c.heads);
     const Tensor k = rope(ctx, linear(ctx, normed, layer.k), batch.positions, table, c.kv_heads);
     const Tensor v = linear(ctx, normed, layer.v);
-    const Tensor mixed = attention(
-        ctx, q, k, v, {.batch = 1, .query = c.heads, .kv = c.kv_heads, .width = c.head_dim}, nullptr);
+    const Tensor mixed =
+        attention(ctx, q, k, v, {.batch = 1, .query = c.heads, .kv = c.kv_heads, .width = c.head_dim});
     add("attn_output", mixed);
     x = linear(ctx, mixed, layer.attn_output, x);
     normed = rms_norm(ctx, x, layer.ffn_norm, c.norm_eps);

@@ -159,7 +159,8 @@ TEST_CASE("sequences wait for room in the order in which they came, and ended on
   CHECK(ready[1].id == c);
   CHECK(batch.idle());
 
-  CHECK(contains(message_of([&] { batch.add(tokens(), 3 * block + 1); }), "does not fit a cache of 432"));
+  CHECK(contains(message_of([&] { batch.add(tokens(), 3 * block + 1); }),
+                 "does not fit a cache of 432 a sequence"));
   CHECK(contains(message_of([&] { batch.add({}, 5); }), "at least one token"));
   CHECK(contains(message_of([&] { batch.add(tokens(), 3); }), "3 tokens cannot begin with 4"));
   const std::vector<int32_t> wrong = {1, static_cast<int32_t>(V)};
@@ -171,6 +172,39 @@ TEST_CASE("sequences wait for room in the order in which they came, and ended on
   batch.finish(c);
   batch.finish(b);
   CHECK(batch.idle());
+}
+
+TEST_CASE("what waits makes nothing be forgotten, and no sequence goes short for long") {
+  Fixture f;
+  Random random(4);
+  const int64_t V = f.model.config.vocab, block = kv_block_tokens;
+  {
+    SequenceBatch batch(f.ctx, f.model, {.tokens = 4 * block});
+    const std::vector<int32_t> remembered = random_tokens(random, 20, V);
+    const int first = batch.add(remembered, 30);
+    batch.step();
+    batch.finish(first);
+    const int large = batch.add(random_tokens(random, 4, V), 2 * block);
+    const int larger = batch.add(remembered, 3 * block);
+    batch.step();
+    CHECK(batch.length(large) == 4);
+    CHECK(batch.length(larger) == 0);  // does not fit beside the other one
+    batch.step();
+    batch.finish(large);
+    batch.step();
+    CHECK(batch.length(larger) == 20);
+    CHECK(batch.taken_over(larger) == 19);
+  }
+  SequenceBatch batch(f.ctx, f.model, {.tokens = 6 * block, .longest = 30, .most_per_pass = 2});
+  std::vector<int> ids;
+  for (int i = 0; i < 5; ++i) ids.push_back(batch.add(random_tokens(random, 1, V), 30));
+  std::map<int, int> turns;
+  for (int pass = 0; pass < 25; ++pass)
+    for (const auto& [id, scores] : batch.step()) {
+      ++turns[id];
+      batch.append(id, 1);
+    }
+  for (const int id : ids) CHECK(turns[id] == 10);  // 25 passes of 2 tokens for 5 sequences
 }
 
 TEST_CASE("a cache's blocks: shared, copied before they are written into, and given back") {

@@ -231,6 +231,15 @@ TEST_CASE("special tokens") {
     CHECK(std::count(ids.begin(), ids.end(), id) == 1);
     CHECK(ids[0] == id);
     CHECK(other->decode(Ids(ids.begin() + 1, ids.end())) == "a<|b|>b");
+
+    merging.tokens.back().type = TokenType::normal;  // a token that merges make, and that is reserved
+    const auto with_reserved = make_tokenizer(merging, "test");
+    const std::vector<TextPart> typed = {{"a<|b|>b", false}};
+    const Ids free = with_reserved->encode(typed, {});
+    CHECK(std::count(free.begin(), free.end(), id) == 1);
+    const Ids reserved = with_reserved->encode(typed, Ids{id});
+    CHECK(std::count(reserved.begin(), reserved.end(), id) == 0);
+    CHECK(with_reserved->decode(reserved) == "a<|b|>b");
   }
   SUBCASE("the longest first") {
     CHECK(tokenizer->encode("[X][Y]", false, true) == Ids{longer});

@@ -19,6 +19,7 @@ void check_weight(const Tensor& x, const Tensor& weight) {
 
 void linears(Context& ctx, const Tensor& x, std::span<const Tensor* const> weights, std::span<Tensor> y) {
   constexpr size_t kMost = 4;
+  if (y.size() != weights.size()) fail("linears: {} results of {} weights", y.size(), weights.size());
   if (weights.size() > kMost) fail("linears: {} weights are more than {}", weights.size(), kMost);
   if (ctx.tape) {
     for (size_t i = 0; i < weights.size(); ++i) y[i] = linear(ctx, x, *weights[i]);

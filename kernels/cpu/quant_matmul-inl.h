@@ -346,12 +346,24 @@ struct PanelProduct {
     bool first, last;
   };
 
+  // Asks for the memory that the results of M activations go to, and for what is added to them.
+  template <int M>
+  static GLADIUS_INLINE void prepare(const TileProduct& t, int64_t n, int64_t m) {
+    constexpr int64_t line = 64 / sizeof(float);
+    for (int64_t i = m; i < m + M; ++i)
+      for (int64_t r = n; r < n + R; r += line) {
+        __builtin_prefetch(t.out + i * t.ldo + r, 1);
+        if (t.residual) __builtin_prefetch(t.residual + i * t.ldo + r);
+      }
+  }
+
   // M activations from m on; the results of the last chunk go out at once, while the next ones are computed.
   template <int M>
   static void multiply(const TileProduct& t, const Chunk& c, const Place& at, int64_t m, float (*sums)[R]) {
     Row y[M];
     for (int i = 0; i < M; ++i) y[i] = row(t, m + i);
     if (at.first) std::memset(sums, 0, sizeof(sums[0]) * M);
+    if (at.last) prepare<M>(t, at.n, m);
     add_chunk<M>(c, at.n, at.blocks, y, at.k, sums);
     if (!at.last) return;
     const int64_t rows = t.w_rows - at.n < R ? t.w_rows - at.n : R;
@@ -363,7 +375,7 @@ struct PanelProduct {
     alignas(64) float sums[max_tile_activations][R];
     Chunk c;
     for (int64_t n = 0; n < t.w_rows; n += R) {
-      for (int64_t k = 0; k < t.K; k += kChunk) {
+      for (int64_t k = 0; k == 0 || k < t.K; k += kChunk) {
         const int64_t size = t.K - k < kChunk ? t.K - k : kChunk;
         const Place at{n, k, static_cast<int>(size / F::size), k == 0, k + size == t.K};
         for (int b = 0; b < at.blocks; ++b) unpack(t, n, k / F::size + b, b, c);
