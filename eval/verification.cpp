@@ -107,12 +107,12 @@ Verification verify(Context& ctx, const LoadedModel& base, const std::string& ba
   Verification result;
   result.weights = check_weights(ctx, base.model, read, conversion.importance != nullptr, &expected);
   result.fault = weights_fault(faults_of(result.weights));
-  if (!result.fault.empty()) return result;  // it says more than what the logits would
-  result.logits = compare_logits(ctx, base.model, run, tokens);
-  if (!compare_logits(ctx, expected.model, run, tokens).same) {
+  const bool faulty = !result.fault.empty();  // its logits may be anything
+  if (!faulty) result.logits = compare_logits(ctx, base.model, run, tokens);
+  if (faulty || !compare_logits(ctx, expected.model, run, tokens).same) {
     const int64_t layer = departing_layer(ctx, expected.model, run, tokens);
-    result.fault =
-        fmt::format("the logits are other ones, from {} on", layer_text(layer, base.model.config.layers));
+    result.fault += fmt::format("{}the logits are other ones, from {} on", faulty ? "; " : "",
+                                layer_text(layer, base.model.config.layers));
   }
   return result;
 }

@@ -31,6 +31,7 @@ TEST_CASE("certificate: what is written is read, and nothing else changes") {
   certify(f.path, sample());
   Certificate expected = sample();
   expected.tensors_checksum = tensors_checksum(GgufFile::open(f.path));
+  expected.file_type = 15;  // MOSTLY_Q4_K_M
   CHECK(expected.tensors_checksum.size() == 32);
   CHECK(read_certificate(GgufFile::open(f.path)) == expected);
   load_gguf(f.path);
@@ -45,6 +46,30 @@ TEST_CASE("certificate: what is written is read, and nothing else changes") {
   for (const GgufTensor& tensor : file.tensors()) writer.append(file.data(tensor));
   writer.finish();
   CHECK(read(f.folder / "without.gguf") == before);
+}
+
+TEST_CASE("certificate: one that another program kept is told from damage") {
+  Certified f(FileType::F32);
+  certify(f.path, sample());
+  const auto state_of = [](const fs::path& path) {
+    const GgufFile file = GgufFile::open(path);
+    return check_certificate(file, *read_certificate(file));
+  };
+  CHECK(state_of(f.path) == CertificateState::fits);
+  const GgufFile file = GgufFile::open(f.path);
+  const fs::path other = f.folder / "other.gguf";
+  for (const bool requantised : {true, false}) {
+    GgufMetadata metadata = file.metadata();
+    if (requantised) metadata.set("general.file_type", uint32_t{15});
+    GgufWriter writer(other, metadata, file.tensors());
+    for (const GgufTensor& tensor : file.tensors()) {
+      std::vector<std::byte> bytes(file.data(tensor).begin(), file.data(tensor).end());
+      bytes[5] ^= std::byte{1};
+      writer.append(bytes);
+    }
+    writer.finish();
+    CHECK(state_of(other) == (requantised ? CertificateState::other_type : CertificateState::damaged));
+  }
 }
 
 TEST_CASE("certificate: the checksum is of names, types, shapes and bytes") {

@@ -45,6 +45,15 @@ namespace {
 
 int64_t tiles_of(const WeightProduct& p) { return (p.N + weight_rows_per_tile - 1) / weight_rows_per_tile; }
 
+// As many as a tile may take, which unpacks the weight least often, but fewer where threads would have
+// nothing to do. Results do not depend on it.
+int64_t activations_per_tile(int64_t rows, int64_t w_tiles, int threads) {
+  constexpr int64_t least = 48, tasks_per_thread = 3;
+  int64_t n = max_tile_activations;
+  while (n / 2 >= least && w_tiles * ((rows + n - 1) / n) < tasks_per_thread * threads) n /= 2;
+  return n;
+}
+
 // The tile of weight rows [n, n + weight_rows_per_tile) and a_rows converted activations from `a` on, whose
 // results go into rows from m on.
 TileProduct tile_of(const WeightProduct& p, int64_t K, int64_t n, int64_t m, const std::byte* a,
@@ -70,10 +79,9 @@ TileProduct tile_of(const WeightProduct& p, int64_t K, int64_t n, int64_t m, con
 void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, const float* A,
                       std::span<const WeightProduct> products, Epilogue e, std::span<std::byte> scratch) {
   const DType dtype = products[0].W.dtype;
-  const bool bf16 = dtype == DType::BF16, halves = bf16 || dtype == DType::F16;
+  const bool bf16 = dtype == DType::BF16;
   const int64_t a_stride = activation_row_bytes(dtype, d.K);
   const int64_t pass_rows = static_cast<int64_t>(scratch.size()) / a_stride;  // at least 1, says the contract
-  const int64_t most_activations = halves ? max_half_activations : max_tile_activations;
   int64_t w_tiles = 0;
   for (const WeightProduct& p : products) w_tiles += tiles_of(p);
   for (int64_t pass = 0; pass < d.M; pass += pass_rows) {
@@ -85,15 +93,15 @@ void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, co
         bf16 ? kernels.convert_bf16(d.K, x, a) : kernels.convert_activations(dtype, d.K, x, a);
       }
     });
-    const int64_t a_tiles = (rows + most_activations - 1) / most_activations;
+    const int64_t tile_rows = activations_per_tile(rows, w_tiles, threads);
+    const int64_t a_tiles = (rows + tile_rows - 1) / tile_rows;
     parallel_tasks(threads, w_tiles * a_tiles, [&](int64_t task, int) {
       int64_t w_tile = task / a_tiles;
       const WeightProduct* p = products.data();
       for (; w_tile >= tiles_of(*p); ++p) w_tile -= tiles_of(*p);
-      const int64_t m = task % a_tiles * most_activations;
-      const TileProduct tile =
-          tile_of(*p, d.K, w_tile * weight_rows_per_tile, pass + m, scratch.data() + m * a_stride,
-                  std::min(most_activations, rows - m), e);
+      const int64_t m = task % a_tiles * tile_rows;
+      const TileProduct tile = tile_of(*p, d.K, w_tile * weight_rows_per_tile, pass + m,
+                                       scratch.data() + m * a_stride, std::min(tile_rows, rows - m), e);
       bf16 ? kernels.matmul_bf16(tile) : kernels.matmul_tile(p->W.dtype, tile);
     });
   }

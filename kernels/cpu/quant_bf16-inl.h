@@ -49,7 +49,12 @@ struct Bf16Product {
       }
     };
     int64_t k = 0;
-    for (; k + step <= t.K; k += step) add(k, [](const uint16_t* from) { return Pairs::load(from); });
+    for (; k + step <= t.K; k += step)
+      add(k, [&](const uint16_t* from) __attribute__((always_inline)) {
+        // The rows that come next follow in memory.
+        __builtin_prefetch(reinterpret_cast<const std::byte*>(from) + R * t.w_stride);
+        return Pairs::load(from);
+      });
     if (k < t.K) add(k, [&](const uint16_t* from) { return Pairs::load_first(from, t.K - k); });
     float totals[M][R];
 #pragma GCC unroll 8

@@ -9,8 +9,8 @@
 
 namespace gladius::cpu {
 
-// Rows of activations that one call of a tile product may take: for quantised weights, and for halves.
-inline constexpr int64_t max_tile_activations = 512, max_half_activations = 64;
+// Rows of activations that one call of a tile product may take.
+inline constexpr int64_t max_tile_activations = 512;
 
 // out[m, n] = (sum over k of a[m, k] * w[n, k]) + (out[m, n] if accumulate) + (residual[m, n] if residual).
 struct TileProduct {
@@ -19,8 +19,7 @@ struct TileProduct {
   int64_t w_rows;
   int64_t w_stride;  // bytes from a row or panel to the next: row_bytes(weight, K) or panel_bytes(weight, K)
   bool panels;       // w is in panels, w_rows starting one
-  const std::byte*
-      a;  // converted rows, at most max_tile_activations or max_half_activations, 64-byte aligned
+  const std::byte* a;  // converted rows, at most max_tile_activations, 64-byte aligned
   int64_t a_rows;
   int64_t a_stride;  // bytes from one to the next: activation_row_bytes(weight, K)
   float* out;        // [a_rows, w_rows]
