@@ -223,6 +223,8 @@ LoadedModel load_gguf(const std::filesystem::path& path) { return mapped_model(p
 LoadedModel load_gguf_panels(const std::filesystem::path& path, Backend& backend, BufferPool& pool) {
   const OpenModel open = open_model(path);
   LoadedModel loaded = mapped_model(path, open);
+  // Reading the file has looked at all of it; of the embedding few rows are looked up.
+  if (!loaded.model.config.tied) open.file.release(loaded.model.embedding());
   use_panels(loaded.model, backend, pool, [&](const Tensor& weight) { open.file.release(weight); });
   return loaded;
 }
