@@ -64,6 +64,9 @@ Tensor cached_attention(Context& ctx, const Tensor& q, const Tensor& k, const Te
 // y = silu(gate) * up.
 Tensor swiglu(Context& ctx, const Tensor& gate, const Tensor& up);
 
+// The rows x[rows[i], :] (inference only).
+Tensor take_rows(Context& ctx, const Tensor& x, std::span<const int64_t> rows);
+
 // a + b.
 Tensor add(Context& ctx, const Tensor& a, const Tensor& b);
 

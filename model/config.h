@@ -46,8 +46,8 @@ Config preset(std::string_view name);
 double training_flops(const Config& config, int64_t T);
 
 // Floating-point operations that reading T tokens behind `past` others takes, and scoring what follows the
-// last: 2 for each weight of a matrix product (of the LM head once) and for each multiplication of the
-// visible part of attention.
+// last: 2 for each weight of a matrix product and for each multiplication of the visible part of attention.
+// The LM head, and what stands behind attention in the last layer, is for one token only.
 double inference_flops(const Config& config, int64_t past, int64_t T);
 
 std::vector<std::string> preset_names();

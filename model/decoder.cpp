@@ -32,7 +32,8 @@ std::span<const float> Decoder::read(std::span<const int32_t> tokens, const std:
     }
     const SequenceRows rows{0, T, length() + T, sequence_.blocks.data()};
     const Past past{cache_, {&rows, 1}};
-    last = forward(ctx_, model_, rope_table_, batch, &past).slice(T - 1, T);
+    const int64_t end = T - 1;
+    last = forward(ctx_, model_, rope_table_, batch, &past, {&end, 1});
     sequence_.length += T;
     tokens = tokens.subspan(static_cast<size_t>(T));
   }

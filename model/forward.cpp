@@ -85,7 +85,7 @@ void give_up(Context& ctx, const Model& model, int64_t index, const Tensor& x, c
 }  // namespace
 
 Tensor forward(Context& ctx, const Model& model, const RopeTable& rope_table, const TokenBatch& batch,
-               const Past* past) {
+               const Past* past, std::span<const int64_t> wanted) {
   const Config& c = model.config;
   Tensor x = embedding(ctx, model.embedding(), batch.tokens);  // [M, C] the residual stream
 
@@ -94,7 +94,11 @@ Tensor forward(Context& ctx, const Model& model, const RopeTable& rope_table, co
     const LayerPast layer_past = past ? LayerPast{&past->cache.layer(index), past->sequences} : LayerPast{};
     Tensor before = x;
     {
-      const AttentionValues a = attend(ctx, c, layer, rope_table, batch, x, layer_past);
+      AttentionValues a = attend(ctx, c, layer, rope_table, batch, x, layer_past);
+      if (index + 1 == c.layers && !wanted.empty()) {
+        a.mixed = take_rows(ctx, a.mixed, wanted);
+        x = take_rows(ctx, x, wanted);
+      }
       x = linear(ctx, a.mixed, layer.attn_output, x);  // + residual
       if (ctx.tape) give_up(ctx, model, index, rope_table, batch, before, a);
     }

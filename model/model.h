@@ -80,9 +80,10 @@ struct Past {
 
 // The forward pass: hidden states [B*T, C] after the last norm. With a past, the batch's rows are those of
 // its sequences (inference); the same function trains, reads prompts and decodes, with dense and with
-// quantised weights.
+// quantised weights. Where only some rows are wanted (inference), the result has those alone: the last layer
+// then computes the keys and values of all, and the rest of these.
 Tensor forward(Context& ctx, const Model& model, const RopeTable& rope_table, const TokenBatch& batch,
-               const Past* past = nullptr);
+               const Past* past = nullptr, std::span<const int64_t> wanted = {});
 
 // The logits of every token of the vocabulary: [M, V] for hidden states [M, C].
 Tensor logits(Context& ctx, const Model& model, const Tensor& hidden);

@@ -145,12 +145,13 @@ std::vector<SequenceBatch::Part> SequenceBatch::choose_parts() {
   return parts;
 }
 
-// The hidden states of all rows of the parts.
-Tensor SequenceBatch::hidden_of(std::span<const Part> parts) {
+// The hidden states of the last row of each part.
+Tensor SequenceBatch::last_states(std::span<const Part> parts) {
   int64_t rows = 0;
   for (const Part& part : parts) rows += part.rows;
   TokenBatch batch = make_token_batch(1, rows, ctx_.pool);
   std::vector<SequenceRows> sequences;
+  std::vector<int64_t> wanted;
   int64_t row = 0;
   for (const Part& part : parts) {
     const KvSequence& kv = part.sequence->kv;
@@ -159,27 +160,22 @@ Tensor SequenceBatch::hidden_of(std::span<const Part> parts) {
       batch.tokens.i32()[row] = part.sequence->tokens[static_cast<size_t>(kv.length + i)];
       batch.positions.i32()[row] = static_cast<int32_t>(kv.length + i);
     }
+    wanted.push_back(row - 1);
   }
   const Past past{cache_, sequences};
-  return forward(ctx_, model_, rope_table_, batch, &past);
+  return forward(ctx_, model_, rope_table_, batch, &past, wanted);
 }
 
 // Of the sequences that have no more to read.
-void SequenceBatch::write_logits(std::span<const Part> parts, const Tensor& hidden) {
-  const auto whole = [](const Part& part) { return part.rows == part.sequence->unread(); };
-  const int64_t n = std::count_if(parts.begin(), parts.end(), whole), C = model_.config.hidden;
-  if (n == 0) return;
-  const Tensor last = ctx_.empty({n, C});
-  int64_t row = 0, i = 0;
-  for (const Part& part : parts) {
-    row += part.rows;
-    if (whole(part)) ctx_.backend.copy(C, hidden.f32() + (row - 1) * C, last.f32() + i++ * C);
-  }
-  logits_ = logits(ctx_, model_, last);
-  const int64_t V = model_.config.vocab;
-  i = 0;
-  for (const Part& part : parts)
-    if (whole(part)) ready_.push_back({part.id, {logits_.f32() + i++ * V, static_cast<size_t>(V)}});
+void SequenceBatch::write_logits(std::span<const Part> parts, const Tensor& states) {
+  std::vector<int64_t> whole;
+  for (size_t i = 0; i < parts.size(); ++i)
+    if (parts[i].rows == parts[i].sequence->unread()) whole.push_back(static_cast<int64_t>(i));
+  if (whole.empty()) return;
+  logits_ = logits(ctx_, model_, take_rows(ctx_, states, whole));
+  const auto V = static_cast<size_t>(model_.config.vocab);
+  for (size_t i = 0; i < whole.size(); ++i)
+    ready_.push_back({parts[static_cast<size_t>(whole[i])].id, {logits_.f32() + i * V, V}});
 }
 
 std::span<const SequenceBatch::Ready> SequenceBatch::step() {
@@ -187,7 +183,7 @@ std::span<const SequenceBatch::Ready> SequenceBatch::step() {
   admit();
   const std::vector<Part> parts = choose_parts();
   if (parts.empty()) return ready_;
-  write_logits(parts, hidden_of(parts));
+  write_logits(parts, last_states(parts));
   for (const Part& part : parts) part.sequence->kv.length += part.rows;
   return ready_;
 }

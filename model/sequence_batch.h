@@ -71,8 +71,8 @@ class SequenceBatch {
   bool admit(Sequence& sequence);
   int64_t blocks_in_use() const;
   std::vector<Part> choose_parts();
-  Tensor hidden_of(std::span<const Part> parts);
-  void write_logits(std::span<const Part> parts, const Tensor& hidden);
+  Tensor last_states(std::span<const Part> parts);
+  void write_logits(std::span<const Part> parts, const Tensor& states);
 
   Context& ctx_;
   const Model& model_;

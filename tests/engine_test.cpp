@@ -208,6 +208,8 @@ TEST_CASE("wrong operands are errors that name the operation and the shapes") {
       {[&] { linear(ctx, zeros({2, 32}), weight(DType::I32, {5, 32})); }, {"linear", "[5, 32]", "I32"}},
       {[&] { linear(ctx, zeros({2, 32}), weight(DType::Q8_1, {5, 32})); }, {"linear", "Q8_1"}},
       {[&] { linear(ctx, zeros({2, 256}), weight(DType::Q8_K, {5, 256})); }, {"linear", "Q8_K"}},
+      {[&] { take_rows(ctx, zeros({2, 3}), std::array<int64_t, 1>{2}); }, {"take_rows", "[2, 3]", "row 2"}},
+      {[&] { take_rows(ctx, zeros({2, 3}), std::array<int64_t, 1>{-1}); }, {"take_rows", "row -1"}},
       {[&] {
          const int64_t K = max_weight_columns + 1;  // a row that a backend has no room to convert
          linear(ctx, zeros({1, K}), weight(DType::F16, {1, K}));

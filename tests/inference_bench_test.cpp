@@ -57,14 +57,19 @@ TEST_CASE("operations: two for each weight of a product and each multiplication 
     const auto attention = [&](int64_t position) {
       return static_cast<double>(2 * c.layers * c.heads * c.head_dim * (position + 1));
     };
-    double prompt = 7 * layers + head, generated = 3 * (layers + head);
+    double last = 0;  // weights behind attention in the last layer, which only the last token needs
+    for (const ParamSpec& spec : parameter_table(c))
+      for (const char* name : {"attn_output", "ffn_gate", "ffn_up", "ffn_down"})
+        if (spec.gguf_name == fmt::format("blk.{}.{}.weight", c.layers - 1, name))
+          last += static_cast<double>(spec.shape.elements());
+    double prompt = 7 * layers - 6 * last + head, generated = 3 * (layers + head);
     for (int64_t position = 4; position < 11; ++position) prompt += attention(position);
     for (int64_t position = 11; position < 14; ++position) generated += attention(position);
     CHECK(test_flops(c, {.prompt = 7, .depth = 4}) == 2 * prompt);
     CHECK(test_flops(c, {.generated = 3, .depth = 11}) == 2 * generated);
     CHECK(test_flops(c, {.prompt = 7, .generated = 3, .depth = 4}) == 2 * (prompt + generated));
     // A training step is three times as much for each position, and scores them all.
-    const double training = 3 * (test_flops(c, {.prompt = 7}) + 2 * 6 * head);
+    const double training = 3 * (test_flops(c, {.prompt = 7}) + 2 * 6 * (head + last));
     CHECK(7 * training_flops(c, 7) == doctest::Approx(training).epsilon(1e-12));
   }
 }

@@ -288,6 +288,27 @@ TEST_CASE("sequences of a batch do not see each other") {
   });
 }
 
+TEST_CASE("rows that are wanted alone have the values that they have among all") {
+  for_each_backend([](Backend& backend) {
+    const auto pool = BufferPool::make();
+    Context ctx{backend, *pool};
+    const Model model = random_model(small_config(), 15, *pool);
+    Random random(16);
+    const std::vector<int32_t> tokens = random_tokens(random, 20, model.config.vocab);
+    const RopeTable table = make_rope_table(model.config, 20, *pool);
+    const TokenBatch batch = batch_of(*pool, tokens, 0, 20);
+    const std::array<int64_t, 3> wanted = {19, 0, 7};
+    const Tensor all = logits(ctx, model, forward(ctx, model, table, batch));
+    const Tensor some = logits(ctx, model, forward(ctx, model, table, batch, nullptr, wanted));
+    const auto V = static_cast<size_t>(model.config.vocab);
+    REQUIRE(some.shape() == Shape{3, model.config.vocab});
+    for (size_t i = 0; i < wanted.size(); ++i)
+      CHECK(largest_difference(values_of(some).subspan(i * V, V),
+                               values_of(all).subspan(static_cast<size_t>(wanted[i]) * V, V)) <=
+            logits_bound(ctx, model, tokens));
+  });
+}
+
 TEST_CASE("later tokens do not change earlier logits") {
   const auto pool = BufferPool::make();
   const auto backend = make_cpu_backend(1);

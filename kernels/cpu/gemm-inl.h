@@ -164,7 +164,14 @@ struct FewRows {
       }
     };
     int64_t p = 0;
-    for (; p + w <= t.k; p += w) step([p](const float* x) { return load<Isa>(x + p); });
+    for (; p + w <= t.k; p += w) {
+      // The rows of B that come next follow in memory.
+      if (R == 1 && p % floats_per_line == 0) {
+#pragma GCC unroll 8
+        for (int j = 0; j < Columns; ++j) __builtin_prefetch(b + (Columns + j) * t.b_stride + p);
+      }
+      step([p](const float* x) { return load<Isa>(x + p); });
+    }
     if (p < t.k) step([p, &t](const float* x) { return load_first<Isa>(x + p, t.k - p); });
     for (int i = 0; i < R; ++i) {
       for (int j = 0; j < Columns; ++j) {

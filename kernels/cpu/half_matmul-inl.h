@@ -41,13 +41,18 @@ struct HalfProduct {
         for (int i = 0; i < M; ++i) s[i][r] = Isa::fma(wr, x[i], s[i][r]);
       }
     };
+    const auto whole = [&](const uint16_t* from) __attribute__((always_inline)) { return V(widen(from)); };
+    constexpr int64_t line = 32;  // halves
     int64_t k = 0;
-    for (; k + L <= t.K; k += L)
-      add(k, [&](const uint16_t* from) __attribute__((always_inline)) {
-        // The rows that come next follow in memory.
-        __builtin_prefetch(reinterpret_cast<const std::byte*>(from) + R * t.w_stride);
-        return V(widen(from));
-      });
+    for (; k + line <= t.K; k += line) {
+      // The rows that come next follow in memory.
+#pragma GCC unroll 4
+      for (int r = 0; r < R; ++r)
+        __builtin_prefetch(reinterpret_cast<const std::byte*>(w[r] + k) + R * t.w_stride);
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < line; i += L) add(k + i, whole);
+    }
+    for (; k + L <= t.K; k += L) add(k, whole);
     if (k < t.K)  // activations end in zeros
       add(k, [&](const uint16_t* from) __attribute__((always_inline)) {
         uint16_t rest[L] = {};
