@@ -90,6 +90,7 @@ int main(int argc, char** argv) {
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("-d,--depth", o.depth, "Tokens that are read before and do not count")
+      ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app.add_option("-t,--threads", o.threads, "Threads")->check(CLI::PositiveNumber)->capture_default_str();
   app.add_option("-r,--repetitions", o.repetitions, "How often each is run")
