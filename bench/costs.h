@@ -5,11 +5,17 @@
 #pragma once
 
 #include "kernels/backend.h"
+#include "kernels/reference/cached_attention.h"
 
 namespace gladius::bench {
 
 struct Cost {
   double flops = 0, bytes = 0;
+  Cost& operator+=(const Cost& other) {
+    flops += other.flops;
+    bytes += other.bytes;
+    return *this;
+  }
 };
 
 namespace cost {
@@ -58,7 +64,7 @@ inline Cost attention_backward(const AttentionDims& d) {  // q, o, dO, dq; k, v,
 }
 
 inline Cost cached_attention(const CachedAttentionDims& d, const SequenceRows& s, DType dtype) {
-  const AttentionDims dims{1, s.rows, s.length, d.H, d.G, d.D, d.H * d.D, d.G * d.D, 0, d.scale};
+  const AttentionDims dims = reference::sequence_dims(d, s, d.D);
   const double cached = 2 * product(s.length, d.G) * static_cast<double>(row_bytes(dtype, d.D));
   return {2 * visible_flops(dims), 4 * 2 * query_numbers(dims) + cached};
 }

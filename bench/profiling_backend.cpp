@@ -62,9 +62,7 @@ void ProfilingBackend::matmul_weights(MatmulDims d, const float* A, std::span<co
   std::string name;
   d.N = 0;
   for (const WeightProduct& p : products) {
-    const Cost of_one = cost::matmul_weight({d.M, p.N, d.K}, p.W.dtype);
-    cost.flops += of_one.flops;
-    cost.bytes += of_one.bytes;
+    cost += cost::matmul_weight({d.M, p.N, d.K}, p.W.dtype);
     d.N += p.N;
     name = name.empty() || name == weight_product(p.W) ? weight_product(p.W) : "matmul of mixed types";
   }
@@ -106,11 +104,7 @@ void ProfilingBackend::cached_attention(const CachedAttentionDims& d, std::span<
                                         const float* q, const float* k, const float* v, KvCacheView cache,
                                         float* o) {
   Cost cost;
-  for (const SequenceRows& s : sequences) {
-    const Cost of_one = cost::cached_attention(d, s, cache.dtype);
-    cost.flops += of_one.flops;
-    cost.bytes += of_one.bytes;
-  }
+  for (const SequenceRows& s : sequences) cost += cost::cached_attention(d, s, cache.dtype);
   time("cached_attention", cost, [&] { backend_->cached_attention(d, sequences, q, k, v, cache, o); });
 }
 

@@ -23,12 +23,11 @@ Tensor hidden_states(Context& ctx, const Model& model, std::span<const int32_t> 
 }
 
 struct Squares {
-  double difference = 0, norm = 0, largest = 0;
+  double difference = 0, largest = 0;
   void add(int64_t n, const float* x, const float* y) {
     for (int64_t i = 0; i < n; ++i) {
       const double d = static_cast<double>(y[i]) - static_cast<double>(x[i]);
       difference += d * d;
-      norm += static_cast<double>(x[i]) * static_cast<double>(x[i]);
       largest = std::max(largest, std::fabs(d));
     }
   }

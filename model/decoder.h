@@ -27,9 +27,7 @@ class Decoder {
   int64_t capacity() const { return capacity_; }
   bool full() const { return length() == capacity(); }
   int64_t vocab() const { return model_.config.vocab; }
-  size_t bytes_per_token() const {
-    return cache_.bytes_per_token();
-  }  // of keys and values, all layers together
+  size_t bytes_per_token() const { return cache_.bytes_per_token(); }
 
  private:
   Context& ctx_;

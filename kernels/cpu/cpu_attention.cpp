@@ -124,30 +124,15 @@ class Pass {
   int64_t first_task_[most + 1] = {}, first_partial_[most + 1] = {};
 };
 
-AttentionDims dims_of(const CachedAttentionDims& d, const SequenceRows& s) {
-  return {.B = 1,
-          .Tq = s.rows,
-          .Tk = s.length,
-          .H = d.H,
-          .G = d.G,
-          .D = d.D,
-          .q_stride = d.H * d.D,
-          .kv_stride = d.D,
-          .kv_batch_stride = 0,
-          .scale = d.scale};
-}
-
 }  // namespace
 
 void CpuBackend::append_to_cache(const CachedAttentionDims& d, const SequenceRows& s, const float* k,
                                  const float* v, KvCacheView cache) const {
-  const int64_t row = row_bytes(cache.dtype, d.D);
   parallel_ranges(threads_, s.rows, attention_rows, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i)
       for (int64_t g = 0; g < d.G; ++g) {
         const int64_t from = ((s.first_row + i) * d.G + g) * d.D, p = s.length - s.rows + i;
-        const int64_t to =
-            ((s.blocks[p / kv_block_tokens] * d.G + g) * kv_block_tokens + p % kv_block_tokens) * row;
+        const int64_t to = reference::cache_offset(d, s, cache.dtype, p, g);
         table_.q.quantize_row(cache.dtype, d.D, k + from, nullptr, static_cast<std::byte*>(cache.k) + to);
         table_.q.quantize_row(cache.dtype, d.D, v + from, nullptr, static_cast<std::byte*>(cache.v) + to);
       }
@@ -165,7 +150,7 @@ void CpuBackend::cached_attention(const CachedAttentionDims& d, std::span<const 
   while (!sequences.empty()) {
     const Pass pass(d, sequences);
     const auto with_task = [&](const Pass::Place& at, int worker, auto&& run) {
-      const AttentionDims dims = dims_of(d, at.sequence);
+      const AttentionDims dims = reference::sequence_dims(d, at.sequence, d.D);
       const CachedKeys keys{cache, d.G, row_bytes(cache.dtype, d.D), at.sequence.blocks,
                             table_.q.dequantize_row};
       run(AttentionTask{.d = &dims,

@@ -9,6 +9,20 @@
 
 namespace gladius::reference {
 
+// One sequence's attention over keys and values that are rows kv_stride apart.
+inline AttentionDims sequence_dims(const CachedAttentionDims& d, const SequenceRows& s, int64_t kv_stride) {
+  return {.B = 1,
+          .Tq = s.rows,
+          .Tk = s.length,
+          .H = d.H,
+          .G = d.G,
+          .D = d.D,
+          .q_stride = d.H * d.D,
+          .kv_stride = kv_stride,
+          .kv_batch_stride = s.length * kv_stride,
+          .scale = d.scale};
+}
+
 // Where the row of token p, key/value head g starts in the cache's keys or values.
 inline int64_t cache_offset(const CachedAttentionDims& d, const SequenceRows& s, DType dtype, int64_t p,
                             int64_t g) {
@@ -42,16 +56,7 @@ inline void cached_attention(const CachedAttentionDims& d, const SequenceRows& s
   append_to_cache(d, s, cache.dtype, v, cache.v);
   const std::vector<float> keys = read_cache(d, s, cache.dtype, cache.k);
   const std::vector<float> values = read_cache(d, s, cache.dtype, cache.v);
-  const AttentionDims dims{.B = 1,
-                           .Tq = s.rows,
-                           .Tk = s.length,
-                           .H = d.H,
-                           .G = d.G,
-                           .D = d.D,
-                           .q_stride = d.H * d.D,
-                           .kv_stride = d.G * d.D,
-                           .kv_batch_stride = s.length * d.G * d.D,
-                           .scale = d.scale};
+  const AttentionDims dims = sequence_dims(d, s, d.G * d.D);
   attention<float>(dims, q + s.first_row * dims.q_stride, keys.data(), values.data(),
                    o + s.first_row * dims.q_stride, nullptr);
 }
