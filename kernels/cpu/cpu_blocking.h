@@ -5,7 +5,7 @@
 
 namespace gladius::cpu {
 
-inline constexpr int64_t few_rows_cols = 32;            // columns of a task of a product of few rows
+inline constexpr int64_t few_rows_cols = 64;            // columns of a task of a product of few rows
 inline constexpr int64_t gemm_serial_below = 524288;    // multiplications not worth waking threads for,
 inline constexpr int64_t gemm_serial_below_b = 131072;  // if fewer elements of B are to be read, too
 inline constexpr int64_t gemm_in_place_stride = 8192;   // rows of A lying farther apart are packed first

@@ -145,51 +145,53 @@ struct FewRows {
   static void run(const FewRowsTile& t) { functions[t.rows - 1](t); }
 
  private:
-  // R rows of A against Columns rows of B at once: each vector of A or B is loaded once for several products.
+  // R rows of A against Columns rows of B, `apart` rows from one to the next, at once: each vector of A or B
+  // is loaded once for several products.
   template <int R, int Columns>
-  static void block(const FewRowsTile& t, int64_t column) {
+  static void block(const FewRowsTile& t, int64_t column, int64_t apart) {
     V sums[R][Columns];
     for (int i = 0; i < R; ++i)
       for (int j = 0; j < Columns; ++j) sums[i][j] = V(0.0f);
-    const float* b = t.b + column * t.b_stride;
+    const float* b[Columns];
+    for (int j = 0; j < Columns; ++j) b[j] = t.b + (column + j * apart) * t.b_stride;
     const auto step = [&](auto fetch) {
       V rows[R];
 #pragma GCC unroll 8
       for (int i = 0; i < R; ++i) rows[i] = fetch(t.a + i * t.a_stride);
 #pragma GCC unroll 8
       for (int j = 0; j < Columns; ++j) {
-        const V x = fetch(b + j * t.b_stride);
+        const V x = fetch(b[j]);
 #pragma GCC unroll 8
         for (int i = 0; i < R; ++i) sums[i][j] = Isa::fma(rows[i], x, sums[i][j]);
       }
     };
     int64_t p = 0;
     for (; p + w <= t.k; p += w) {
-      // The rows of B that come next follow in memory.
       if (R == 1 && p % floats_per_line == 0) {
 #pragma GCC unroll 8
-        for (int j = 0; j < Columns; ++j) __builtin_prefetch(b + (Columns + j) * t.b_stride + p);
+        for (int j = 0; j < Columns; ++j) prefetch_stream(b[j] + p);
       }
       step([p](const float* x) { return load<Isa>(x + p); });
     }
     if (p < t.k) step([p, &t](const float* x) { return load_first<Isa>(x + p, t.k - p); });
     for (int i = 0; i < R; ++i) {
       for (int j = 0; j < Columns; ++j) {
-        const int64_t at = i * t.c_stride + column + j;
+        const int64_t c = i * t.c_stride + column + j * apart;
         float sum = reduce_add<Isa>(sums[i][j]);
-        if (t.add) sum += t.c[at];
-        if (t.residual) sum += t.residual[at];
-        t.c[at] = sum;
+        if (t.add) sum += t.c[c];
+        if (t.residual) sum += t.residual[c];
+        t.c[c] = sum;
       }
     }
   }
 
+  // Columns that are computed together are far apart: B is read in as many streams (prefetch_stream).
   template <int R>
   static void of_rows(const FewRowsTile& t) {
     constexpr int columns = R == 1 ? 8 : R <= 3 ? 4 : 2;
-    int64_t j = 0;
-    for (; j + columns <= t.cols; j += columns) block<R, columns>(t, j);
-    for (; j < t.cols; ++j) block<R, 1>(t, j);
+    const int64_t stream = t.cols / columns;
+    for (int64_t j = 0; j < stream; ++j) block<R, columns>(t, j, stream);
+    for (int64_t j = columns * stream; j < t.cols; ++j) block<R, 1>(t, j, 0);
   }
 
   static constexpr void (*functions[few_rows])(const FewRowsTile&) = {

@@ -1,5 +1,9 @@
-// Products with F16 and BF16 weights: halves are widened exactly, products are added in float32, lane by lane
-// along a row.
+// Products of few rows with F16 and BF16 weights, lane by lane along a row. How a vector of them is read and
+// multiplied is a parameter, Halves:
+//   Activation, step              an activation's type, the elements of a vector
+//   load(x), load_first(x, n)     a vector of halves, of the first n and zeros
+//   activations(y)                a vector of activations
+//   multiply_add(w, y, sum)       sum + the products of two such vectors
 #pragma once
 
 #include <cstdint>
@@ -8,80 +12,99 @@
 
 namespace gladius::cpu {
 
-template <class Isa>
+// Halves are widened, exactly, products added in float32.
+template <class Isa, DType type>
+struct WidenedHalves {
+  using V = Vec<Isa>;
+  using Activation = float;
+  static constexpr int64_t step = lanes<Isa>;
+  static GLADIUS_INLINE V load(const uint16_t* x) {
+    if constexpr (type == DType::F16)
+      return QuantIsa<Isa>::from_f16(x);
+    else
+      return QuantIsa<Isa>::from_bf16(x);
+  }
+  static GLADIUS_INLINE V load_first(const uint16_t* x, int64_t n) {
+    uint16_t first[step] = {};
+    for (int64_t i = 0; i < n; ++i) first[i] = x[i];
+    return load(first);
+  }
+  static GLADIUS_INLINE V activations(const float* y) { return gladius::cpu::load<Isa>(y); }
+  static GLADIUS_INLINE V multiply_add(V w, V y, V sum) { return Isa::fma(w, y, sum); }
+};
+
+template <class Isa, class Halves>
 struct HalfProduct {
   using V = Vec<Isa>;
-  static constexpr int64_t L = lanes<Isa>;
   static constexpr int R = 4;  // weight rows at once
   static constexpr int A =
       Isa::gemm_rows * Isa::gemm_vectors >= 16 ? 4 : 2;  // activations at once: R * A sums in registers
 
-  // R (or fewer) weight rows from n on and M activations from m on. widen(x) makes floats of a vector of
-  // halves.
-  template <int M, class Widen>
-  static GLADIUS_INLINE void block(const TileProduct& t, int64_t n, int64_t rows, int64_t m, Widen widen) {
+  // Rows that are multiplied together are far apart: the weight is read in R streams (prefetch_stream).
+  static void run(const TileProduct& t) {
+    const int64_t stream = t.w_rows / R;
+    for (int64_t n = 0; n < stream; ++n) of_rows(t, {n, stream, R});
+    for (int64_t n = R * stream; n < t.w_rows; ++n) of_rows(t, {n, 0, 1});
+  }
+
+ private:
+  // `count` weight rows, `apart` from one to the next.
+  struct Rows {
+    int64_t first, apart, count;
+  };
+
+  static GLADIUS_INLINE void of_rows(const TileProduct& t, Rows rows) {
+    int64_t m = 0;
+    for (; m + A <= t.a_rows; m += A) block<A>(t, rows, m);
+    for (; m < t.a_rows; ++m) block<1>(t, rows, m);
+  }
+
+  // The rows (R of them, or one that stands for all) by M activations from m on.
+  template <int M>
+  static GLADIUS_INLINE void block(const TileProduct& t, Rows rows, int64_t m) {
+    using Activation = typename Halves::Activation;
     const uint16_t* w[R];
     for (int r = 0; r < R; ++r)
-      w[r] = reinterpret_cast<const uint16_t*>(t.w + (n + (r < rows ? r : 0)) * t.w_stride);
-    const float* y[M];
-    for (int i = 0; i < M; ++i) y[i] = reinterpret_cast<const float*>(t.a + (m + i) * t.a_stride);
+      w[r] = reinterpret_cast<const uint16_t*>(t.w + (rows.first + r * rows.apart) * t.w_stride);
+    const Activation* y[M];
+    for (int i = 0; i < M; ++i) y[i] = reinterpret_cast<const Activation*>(t.a + (m + i) * t.a_stride);
     V s[M][R];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < M; ++i)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) s[i][r] = V(0.0f);
     const auto add = [&](int64_t k, auto fetch) __attribute__((always_inline)) {
       V x[M];
-#pragma GCC unroll 4
-      for (int i = 0; i < M; ++i) x[i] = load<Isa>(y[i] + k);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
+      for (int i = 0; i < M; ++i) x[i] = Halves::activations(y[i] + k);
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const V wr = fetch(w[r] + k);
-#pragma GCC unroll 4
-        for (int i = 0; i < M; ++i) s[i][r] = Isa::fma(wr, x[i], s[i][r]);
+#pragma GCC unroll 8
+        for (int i = 0; i < M; ++i) s[i][r] = Halves::multiply_add(wr, x[i], s[i][r]);
       }
     };
-    const auto whole = [&](const uint16_t* from) __attribute__((always_inline)) { return V(widen(from)); };
-    constexpr int64_t line = 32;  // halves
+    const auto whole = [](const uint16_t* from) __attribute__((always_inline)) { return Halves::load(from); };
+    constexpr int64_t step = Halves::step, line = 32;  // halves
     int64_t k = 0;
     for (; k + line <= t.K; k += line) {
-      // The rows that come next follow in memory.
-#pragma GCC unroll 4
-      for (int r = 0; r < R; ++r)
-        __builtin_prefetch(reinterpret_cast<const std::byte*>(w[r] + k) + R * t.w_stride);
 #pragma GCC unroll 8
-      for (int64_t i = 0; i < line; i += L) add(k + i, whole);
+      for (int r = 0; r < R; ++r) prefetch_stream(w[r] + k);
+#pragma GCC unroll 8
+      for (int64_t i = 0; i < line; i += step) add(k + i, whole);
     }
-    for (; k + L <= t.K; k += L) add(k, whole);
+    for (; k + step <= t.K; k += step) add(k, whole);
     if (k < t.K)  // activations end in zeros
-      add(k, [&](const uint16_t* from) __attribute__((always_inline)) {
-        uint16_t rest[L] = {};
-        for (int64_t i = 0; i < t.K - k; ++i) rest[i] = from[i];
-        return V(widen(rest));
-      });
+      add(k, [&](const uint16_t* from)
+                 __attribute__((always_inline)) { return Halves::load_first(from, t.K - k); });
     float totals[M][R];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int i = 0; i < M; ++i)
-#pragma GCC unroll 4
+#pragma GCC unroll 8
       for (int r = 0; r < R; ++r) totals[i][r] = reduce_add<Isa>(s[i][r]);
-    for (int i = 0; i < M; ++i) store_sums<Isa>(t, m + i, n, rows, totals[i]);
-  }
-
-  template <class Widen>
-  static GLADIUS_INLINE void run(const TileProduct& t, Widen widen) {
-    for (int64_t n = 0; n < t.w_rows; n += R) {
-      const int64_t rows = t.w_rows - n < R ? t.w_rows - n : R;
-      int64_t m = 0;
-      for (; m + A <= t.a_rows; m += A) block<A>(t, n, rows, m, widen);
-      for (; m < t.a_rows; ++m) block<1>(t, n, rows, m, widen);
-    }
-  }
-
-  static void run_f16(const TileProduct& t) {
-    run(t, [](const uint16_t* x) __attribute__((always_inline)) { return QuantIsa<Isa>::from_f16(x); });
-  }
-  static void run_bf16(const TileProduct& t) {
-    run(t, [](const uint16_t* x) __attribute__((always_inline)) { return QuantIsa<Isa>::from_bf16(x); });
+    for (int i = 0; i < M; ++i)
+      for (int r = 0; r < rows.count; ++r)
+        store_sums<Isa>(t, m + i, rows.first + r * rows.apart, 1, &totals[i][r]);
   }
 };
 

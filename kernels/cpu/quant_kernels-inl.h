@@ -71,7 +71,7 @@ struct QuantTable {
   static void matmul_tile(DType weight, const TileProduct& t) {
     switch (weight) {
       case DType::F16:
-        HalfProduct<Isa>::run_f16(t);
+        HalfProduct<Isa, WidenedHalves<Isa, DType::F16>>::run(t);
         break;
       case DType::Q4_0:
         PanelProduct<Isa, DType::Q4_0>::run(t);
@@ -111,7 +111,7 @@ QuantKernels make_quant_kernels() {
           .matmul_tile = QuantTable<Isa>::matmul_tile,
           .make_panel = QuantTable<Isa>::make_panel,
           .convert_bf16 = QuantRows<Isa>::convert_bf16,
-          .matmul_bf16 = HalfProduct<Isa>::run_bf16};
+          .matmul_bf16 = HalfProduct<Isa, WidenedHalves<Isa, DType::BF16>>::run};
 }
 
 }  // namespace gladius::cpu
