@@ -51,16 +51,19 @@ Tensor Tensor::view(DType dtype, Shape shape, const void* data, std::shared_ptr<
   return tensor;
 }
 
-Tensor Tensor::in_panels(Backend& backend, BufferPool& pool) const {
-  const int64_t N = shape_.rows(), K = N == 0 ? 0 : shape_[-1];
-  const int64_t bytes = panels_ || N == 0 ? 0 : backend.panels_bytes(dtype_, N, K);
-  if (bytes == 0) return *this;
+size_t Tensor::panels_bytes(const Backend& backend) const {
+  const int64_t N = shape_.rows();
+  const int64_t bytes = panels_ || N == 0 ? 0 : backend.panels_bytes(dtype_, N, shape_[-1]);
+  return (static_cast<size_t>(bytes) + 63) / 64 * 64;
+}
+
+Tensor Tensor::in_panels(Backend& backend, std::byte* memory, std::shared_ptr<const void> keeper) const {
   Tensor tensor;
   tensor.dtype_ = dtype_;
   tensor.shape_ = shape_;
   tensor.panels_ = true;
-  tensor.buffer_ = pool.allocate(static_cast<size_t>(bytes));
-  backend.make_panels(dtype_, N, K, data(), tensor.memory());
+  tensor.buffer_ = BufferPool::wrap(memory, panels_bytes(backend), std::move(keeper));
+  backend.make_panels(dtype_, shape_.rows(), shape_[-1], data(), memory);
   return tensor;
 }
 

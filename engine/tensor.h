@@ -58,10 +58,12 @@ class Tensor {
   float* f32() const { return typed<float>(DType::F32); }
   int32_t* i32() const { return typed<int32_t>(DType::I32); }
 
-  // A copy of this weight in the form that the backend multiplies by fastest (Backend::make_panels); the
-  // tensor itself where there is none. Only linear() reads it.
+  // A copy of this weight in the form that the backend multiplies by fastest (Backend::make_panels), which
+  // only linear() reads. It lies in memory that `keeper` keeps alive, 64-byte aligned, of panels_bytes: a
+  // multiple of 64, 0 where there is no such form.
   bool panels() const { return panels_; }
-  Tensor in_panels(Backend& backend, BufferPool& pool) const;
+  size_t panels_bytes(const Backend& backend) const;
+  Tensor in_panels(Backend& backend, std::byte* memory, std::shared_ptr<const void> keeper) const;
   // Of a weight matrix, for Backend::matmul_weight.
   WeightView weight_view() const { return {dtype_, memory(), panels_}; }
 

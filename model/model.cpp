@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <utility>
+#include <vector>
 
 #include "engine/random.h"
 #include "kernels/parallel.h"
@@ -55,20 +58,22 @@ void set_trainable(Model& model, BufferPool& pool) {
 
 void use_panels(Model& model, Backend& backend, BufferPool& pool,
                 const std::function<void(const Tensor&)>& replaced) {
-  if (model.config.tied) {
-    const Tensor panels = model.embedding().in_panels(backend, pool);
-    if (panels.panels()) {
-      model.head_panels = panels;
-      if (replaced) replaced(model.embedding());  // few of its rows are looked up
-    }
-  }
-  for (size_t i = 1; i < model.weights.size(); ++i) {  // all but the embedding, whose rows are looked up
-    Tensor& weight = model.weights[i];
-    if (weight.shape().rank() != 2 || weight.panels()) continue;
-    const Tensor panels = weight.in_panels(backend, pool);
-    if (!panels.panels()) continue;
-    if (replaced) replaced(weight);
-    weight = panels;
+  // What becomes a copy of what: all matrices but the embedding, whose rows are looked up.
+  std::vector<std::pair<Tensor*, const Tensor*>> copies;
+  if (model.config.tied) copies.emplace_back(&model.head_panels, &model.embedding());
+  for (size_t i = 1; i < model.weights.size(); ++i)
+    if (model.weights[i].shape().rank() == 2) copies.emplace_back(&model.weights[i], &model.weights[i]);
+  std::erase_if(copies, [&](const auto& copy) { return copy.second->panels_bytes(backend) == 0; });
+
+  size_t bytes = 0;
+  for (const auto& [to, from] : copies) bytes += from->panels_bytes(backend);
+  const auto memory = std::make_shared<Tensor>(pool, DType::F32, Shape{static_cast<int64_t>(bytes / 4)});
+  std::byte* next = memory->data();
+  for (const auto& [to, from] : copies) {
+    const Tensor before = *from;
+    *to = before.in_panels(backend, next, memory);
+    next += before.panels_bytes(backend);
+    if (replaced) replaced(before);
   }
 }
 

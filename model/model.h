@@ -47,8 +47,8 @@ Model new_model(const Config& config, uint64_t seed, BufferPool& pool, int threa
 Model blank_model(const Config& config, BufferPool& pool);
 
 // Replaces the weights of matrix products by copies in the backend's own form (Tensor::in_panels), one by
-// one, in the pool's memory: for inference, which they make faster. replaced(weight), if given, is called
-// with each weight whose rows are hardly needed any more.
+// one, in the pool's memory, in one piece, which huge pages can hold: for inference, which they make faster.
+// replaced(weight), if given, is called with each weight whose rows are hardly needed any more.
 void use_panels(Model& model, Backend& backend, BufferPool& pool,
                 const std::function<void(const Tensor&)>& replaced = {});
 
