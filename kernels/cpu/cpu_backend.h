@@ -87,7 +87,7 @@ class CpuBackend : public Backend {
   void dequantize(DType dtype, int64_t rows, int64_t cols, const void* x, float* y) override;
 
  private:
-  const GemmKernel& gemm_kernel(const GemmOperand& A, Precision precision) const;
+  const GemmKernel& gemm_kernel(MatmulDims d, const GemmOperand& A, const GemmOperand& B) const;
   void gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, int64_t c_stride, Epilogue e);
   bool widens(MatmulDims d, WeightView W) const;
   void widened_product(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e);

@@ -47,16 +47,18 @@ Rectangle best_rectangle(MatmulDims d, Rectangle tile, int64_t most_cols, int th
 
 }  // namespace
 
-const GemmKernel& CpuBackend::gemm_kernel(const GemmOperand& A, Precision precision) const {
-  if (precision == Precision::bf16) return f_.gemm_bf16;
-  return A.k_contiguous && A.stride <= gemm_in_place_stride ? f_.gemm_in_place : f_.gemm;
+const GemmKernel& CpuBackend::gemm_kernel(MatmulDims d, const GemmOperand& A, const GemmOperand& B) const {
+  if (d.precision == Precision::bf16) return f_.gemm_bf16;
+  if (!A.k_contiguous) return A.stride <= gemm_lines_stride ? f_.gemm_lines : f_.gemm;
+  if (d.M == 1 && !B.k_contiguous) return f_.gemm_one_row;
+  return A.stride <= gemm_rows_stride ? f_.gemm_rows : f_.gemm;
 }
 
 void CpuBackend::gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, int64_t c_stride,
                       Epilogue e) {
   if (d.M == 0 || d.N == 0) return;
   const int threads = worthwhile_threads(d, threads_);
-  const GemmKernel& kernel = gemm_kernel(A, d.precision);
+  const GemmKernel& kernel = gemm_kernel(d, A, B);
   const int64_t most_cols = packed_b_floats_ / gemm_block_k(d.K, kernel.most_k);
   const auto [rows, cols] = best_rectangle(d, {kernel.rows, kernel.cols}, most_cols, threads);
   const int64_t across = ceil_div(d.N, cols), tasks = across * ceil_div(d.M, rows);
@@ -105,7 +107,8 @@ void CpuBackend::matmul_nn(MatmulDims d, const float* A, const float* B, float* 
 }
 
 void CpuBackend::matmul_tn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) {
-  gemm(d, {A, d.M, false}, {B, d.N, false}, C, d.N, e);
+  const bool one_row = d.M == 1;  // its elements are neighbours
+  gemm(d, {A, one_row ? d.K : d.M, one_row}, {B, d.N, false}, C, d.N, e);
 }
 
 bool CpuBackend::widens(MatmulDims d, WeightView W) const {

@@ -19,9 +19,11 @@ PeakKernel make_peak() {
 template <class Isa>
 FloatKernels make_float_kernels() {
   FloatKernels f{};
-  f.gemm = Gemm<Isa, F32Panels<Isa>, false>::kernel();
-  f.gemm_in_place = Gemm<InPlaceTile<Isa>, F32Panels<InPlaceTile<Isa>>, true>::kernel();
-  f.gemm_bf16 = Gemm<Isa, RoundedPanels<Isa>, false>::kernel();
+  f.gemm = Gemm<Isa, F32Panels<Isa>, Reads::packed>::kernel();
+  f.gemm_rows = RowsInPlace<Isa>::kernel();
+  f.gemm_lines = Gemm<Isa, F32Panels<Isa>, Reads::lines>::kernel();
+  f.gemm_one_row = OneRow<Isa>::kernel();
+  f.gemm_bf16 = Gemm<Isa, RoundedPanels<Isa>, Reads::packed>::kernel();
   f.few_rows_tile = FewRows<Isa>::run;
   f.attention = AttentionForward<Isa>::run;
   f.attention_merge = AttentionForward<Isa>::merge;

@@ -37,15 +37,15 @@ struct GemmTask {
 struct GemmKernel {
   void (*run)(const GemmTask&);
   int64_t rows, cols;  // of its register tile
-  int64_t most_k;      // of the summed dimension, packed at a time
+  int64_t most_k;      // of the summed dimension at a time
 };
 
-inline constexpr int64_t gemm_most_k = 384;  // of any kernel
+inline constexpr int64_t gemm_packed_k = 256;  // most_k of kernels that pack A
 // Rows of A that are multiplied by all panels of B in turn, in register tiles: a group of so many, or all
 // rows if they are at most `most`.
 inline constexpr int64_t gemm_group_panels = 8, gemm_most_panels = 32;
 inline constexpr int64_t gemm_most_rows = 16;  // of any instruction set's register tile
-inline constexpr int64_t gemm_group_floats = gemm_most_panels * gemm_most_rows * gemm_most_k;
+inline constexpr int64_t gemm_group_floats = gemm_most_panels * gemm_most_rows * gemm_packed_k;
 
 // Inlined everywhere, so that no instruction set's copy is another's.
 __attribute__((always_inline)) constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -132,8 +132,11 @@ struct PeakKernel {
 
 struct FloatKernels {
   // ---- matrix products (gemm-inl.h) ----
-  GemmKernel gemm, gemm_in_place;  // the second reads A where it lies: it must be contiguous along k
-  GemmKernel gemm_bf16;            // factors rounded to BF16
+  GemmKernel gemm;          // packs A; the others read it where it lies:
+  GemmKernel gemm_rows;     // contiguous along k
+  GemmKernel gemm_lines;    // contiguous across k
+  GemmKernel gemm_one_row;  // one row, contiguous along k, by B contiguous across k
+  GemmKernel gemm_bf16;     // factors rounded to BF16
   void (*few_rows_tile)(const FewRowsTile&);
 
   // ---- attention (attention-inl.h) ----

@@ -16,15 +16,20 @@ struct InPlaceTile : Isa {
   static constexpr int gemm_rows = Isa::in_place_rows, gemm_vectors = Isa::in_place_vectors;
 };
 
-// Reads A in place, which must be contiguous along k, or packs it.
-template <class Isa, class Panels, bool InPlace>
+// What register tiles read of A: panels that are packed before, or A where it lies, contiguous along k (rows)
+// or across it (lines).
+enum class Reads { packed, rows, lines };
+
+template <class Isa, class Panels, Reads reads>
 struct Gemm {
   static_assert(Isa::gemm_rows <= gemm_most_rows && Panels::word_floats <= Panels::per_word);
+  static_assert(reads == Reads::packed || Panels::plain);
   static constexpr int64_t cols = Isa::gemm_vectors * lanes<Isa>;
   using Pack = Packing<Isa, Panels>;
   // Packed rows of A and a panel of B for them fit into the nearest cache together.
-  static constexpr int64_t most_k = InPlace ? gemm_most_k : 256;
-  static_assert(most_k <= gemm_most_k);
+  static constexpr int64_t most_k = reads == Reads::packed ? gemm_packed_k
+                                    : reads == Reads::rows ? Isa::in_place_k
+                                                           : 384;
 
   // For a block of the summed dimension at a time. B is packed, to stay in the second-level cache while
   // groups of rows of A pass by it; few rows are one group, which stays there while panels of B pass by it.
@@ -92,7 +97,7 @@ struct Gemm {
 
   static void multiply_group(const GemmTask& t, const Work& work, int64_t p, int64_t i0) {
     const int64_t k = smaller(work.block_k, t.k - p), rows = smaller(work.group, t.rows - i0);
-    if (!InPlace) Pack::pack(t.a.from(i0, p), rows, t.rows - i0, k, work.height, work.a);
+    if (reads == Reads::packed) Pack::pack(t.a.from(i0, p), rows, t.rows - i0, k, work.height, work.a);
     for (int64_t j = 0; j < t.cols; j += cols) multiply_panel(t, work, {p, i0, j});
   }
 
@@ -112,9 +117,11 @@ struct Gemm {
     for (int64_t tile = 0; tile < tiles; ++tile) {
       const int64_t i = tile * work.height, c = (at.i0 + i) * t.c_stride + at.j;
       TileFactors f{words,
-                    InPlace ? t.a.from(at.i0 + i, at.p).data : work.a + i * floats,
-                    InPlace ? t.a.stride : Panels::word_floats,
-                    InPlace ? 1 : work.height * Panels::word_floats,
+                    reads == Reads::packed ? work.a + i * floats : t.a.from(at.i0 + i, at.p).data,
+                    reads == Reads::rows ? t.a.stride : Panels::word_floats,
+                    reads == Reads::packed  ? work.height * Panels::word_floats
+                    : reads == Reads::lines ? t.a.stride
+                                            : 1,
                     panel,
                     cols * Panels::word_floats};
       // What one tile alone reads is not copied.
@@ -130,9 +137,40 @@ struct Gemm {
                                       int64_t c_stride, TileStore to) {
     using Words = typename Panels::Words;
     if constexpr (copies) {
-      if (f.copy) return multiply_tile<Isa, Words, InPlace, true>(rows, width, f, c, c_stride, to);
+      if (f.copy)
+        return multiply_tile < Isa, Words, reads == Reads::rows, true > (rows, width, f, c, c_stride, to);
     }
-    multiply_tile<Isa, Words, InPlace>(rows, width, f, c, c_stride, to);
+    multiply_tile<Isa, Words, reads == Reads::rows>(rows, width, f, c, c_stride, to);
+  }
+};
+
+template <class Isa>
+using RowsInPlace = Gemm<InPlaceTile<Isa>, F32Panels<InPlaceTile<Isa>>, Reads::rows>;
+
+// One row of A by B contiguous across k, read once and as it lies, in pieces of lines as wide as sums can be
+// held for; what is left as any product.
+template <class Isa>
+struct OneRow {
+  static constexpr int vectors = 8;
+  static constexpr int64_t cols = vectors * lanes<Isa>;
+
+  static void run(const GemmTask& t) {
+    GemmTask rest = t;
+    for (; rest.cols >= cols; skip(rest))
+      RegisterTile<Isa, F32Panels<Isa>, 1, vectors, true, false>::run(
+          {t.k, t.a.data, 0, 1, rest.b.data, rest.b.stride}, cols, rest.c, t.c_stride,
+          {t.add, rest.residual});
+    if (rest.cols > 0) RowsInPlace<Isa>::run(rest);
+  }
+
+  static constexpr GemmKernel kernel() { return {run, 1, cols, RowsInPlace<Isa>::most_k}; }
+
+ private:
+  static void skip(GemmTask& t) {
+    t.cols -= cols;
+    t.b = t.b.from(cols, 0);
+    t.c += cols;
+    if (t.residual) t.residual += cols;
   }
 };
 

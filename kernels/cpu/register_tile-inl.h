@@ -21,7 +21,7 @@ struct F32Panels {
   // A word each from columns that are contiguous across it; its lines are `stride` apart.
   static GLADIUS_INLINE V across(const float* x, int64_t) { return load<Isa>(x); }
   // Adds per_word products to each lane of a sum.
-  static GLADIUS_INLINE V multiply_add(V a, V b, V sum) { return Isa::fma(a, b, sum); }
+  static GLADIUS_INLINE V multiply_add(V a, V b, V sum) { return accumulate<Isa>(a, b, sum); }
 };
 
 // What happens to a register tile's sums: C is added to rather than overwritten; residual (stride as C) is
@@ -94,6 +94,8 @@ struct TileWalk {
       }
       if (!Strided) a[0] += a_step;
       b += b_step;
+      // New to the compiler after each word: it would otherwise keep many sums of steps, on the stack.
+      __asm__("" : "+r"(a_row), "+r"(b));
     }
     if constexpr (Strided) {
 #pragma GCC unroll 16
@@ -122,11 +124,14 @@ struct RegisterTile {
       for (int j = 0; j < Vectors; ++j) sums[i][j] = V(0.0f);
     Walk walk(f);
     const float *line = c, *ahead = f.ahead ? f.ahead : f.b;  // b: a line that is there anyway
+    // C's rows, too, come while others are multiplied, late enough to be still there when they are needed.
+    const int64_t first_line = f.k - (R + 4) * tile_unroll;
     int64_t p = 0;
     for (; p + tile_unroll <= f.k; p += tile_unroll, ahead += f.ahead_step) {
-      // C's rows, too, come while others are multiplied.
-      if (p < R * tile_unroll) fetch_line<true>(line);
-      line += c_stride;
+      if (p >= first_line) {
+        fetch_line<true>(line);
+        line += c_stride;
+      }
       fetch_line<false>(ahead);
       walk.template multiply<tile_unroll>(sums);
     }

@@ -7,8 +7,10 @@
 //   static constexpr int gemm_vectors;     its width in vectors
 //   static constexpr int in_place_rows;    the same for rows that are read where they lie: fewer rows
 //   static constexpr int in_place_vectors; for more columns may be better
+//   static constexpr int in_place_k;       and how many of their elements are multiplied at a time
 //   static Batch fma(Batch x, Batch y, Batch z);   x * y + z, fused where the CPU can
 // and, where the CPU has instructions for them,
+//   static Batch accumulate(Batch x, Batch y, Batch sum);   as the function below
 //   static Batch load_masked(const float* x, int64_t n, Batch rest);   load_first and store_first
 //   static void store_masked(float* y, Batch v, int64_t n);
 //
@@ -45,6 +47,16 @@ GLADIUS_INLINE Vec<Isa> load(const float* x) {
 template <class Isa>
 GLADIUS_INLINE void store(float* y, Vec<Isa> v) {
   v.store_unaligned(y);
+}
+
+// x * y + sum in sum's register. From an fma compilers make forms that overwrite a factor, which they copy
+// before; with many sums they run out of registers for it.
+template <class Isa>
+GLADIUS_INLINE Vec<Isa> accumulate(Vec<Isa> x, Vec<Isa> y, Vec<Isa> sum) {
+  if constexpr (requires { Isa::accumulate(x, y, sum); })
+    return Isa::accumulate(x, y, sum);
+  else
+    return Isa::fma(x, y, sum);
 }
 
 // Loads the first n < lanes floats; the other lanes hold `rest`.

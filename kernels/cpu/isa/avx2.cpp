@@ -11,8 +11,16 @@ struct Avx2 {
   using Arch = xsimd::fma3<xsimd::avx2>;
   static constexpr int gemm_rows = 6, gemm_vectors = 2;  // 12 accumulators, 2 columns, 1 row of 16 registers
   static constexpr int in_place_rows = 6, in_place_vectors = 2;
+  static constexpr int in_place_k = 384;
 
   static GLADIUS_INLINE Vec<Avx2> fma(Vec<Avx2> x, Vec<Avx2> y, Vec<Avx2> z) { return xsimd::fma(x, y, z); }
+  static GLADIUS_INLINE Vec<Avx2> accumulate(Vec<Avx2> x, Vec<Avx2> y, Vec<Avx2> sum) {
+    __m256 in_place = sum;
+    __asm__("vfmadd231ps %2, %1, %0"
+            : "+x"(in_place)
+            : "x"(static_cast<__m256>(x)), "x"(static_cast<__m256>(y)));
+    return in_place;
+  }
 
   static GLADIUS_INLINE Vec<Avx2> load_masked(const float* x, int64_t n, Vec<Avx2> rest) {
     const __m256i mask = first(n);

@@ -14,9 +14,18 @@ struct Avx512Base {
   using Arch = xsimd::avx512bw;
   static constexpr int gemm_rows = 14, gemm_vectors = 2;  // 28 accumulators, 2 columns, 1 row of 32 registers
   static constexpr int in_place_rows = 9, in_place_vectors = 3;  // 27, 3 and 1
+  static constexpr int in_place_k = 768;
 
   static GLADIUS_INLINE Vec<Avx512Base> fma(Vec<Avx512Base> x, Vec<Avx512Base> y, Vec<Avx512Base> z) {
     return _mm512_fmadd_ps(x, y, z);
+  }
+  static GLADIUS_INLINE Vec<Avx512Base> accumulate(Vec<Avx512Base> x, Vec<Avx512Base> y,
+                                                   Vec<Avx512Base> sum) {
+    __m512 in_place = sum;
+    __asm__("vfmadd231ps %2, %1, %0"
+            : "+v"(in_place)
+            : "v"(static_cast<__m512>(x)), "v"(static_cast<__m512>(y)));
+    return in_place;
   }
 
   static GLADIUS_INLINE Vec<Avx512Base> load_masked(const float* x, int64_t n, Vec<Avx512Base> rest) {

@@ -43,7 +43,7 @@ struct Bf16Pairs {
 const KernelTable& table_avx512_bf16() {
   static const KernelTable table = [] {
     KernelTable t{"avx512_bf16", table_avx512_vnni().f, table_avx512_vnni().q};
-    t.f.gemm_bf16 = Gemm<Avx512Bf16, Bf16Pairs, false>::kernel();
+    t.f.gemm_bf16 = Gemm<Avx512Bf16, Bf16Pairs, Reads::packed>::kernel();
     t.f.peak_bf16 = {Peak<Avx512Bf16, Bf16Pairs>::flops_per_round,
                      Peak<Avx512Bf16, Bf16Pairs>::multiply_adds};
     use_bf16_products<Avx512Bf16, Bf16Pairs>(t.q);

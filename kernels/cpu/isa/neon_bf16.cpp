@@ -107,7 +107,7 @@ struct Bf16Pairs {
 const KernelTable& table_neon_bf16() {
   static const KernelTable table = [] {
     KernelTable t{"neon_bf16", table_neon_i8mm().f, table_neon_i8mm().q};
-    t.f.gemm_bf16 = Gemm<NeonBf16, Bf16Quads, false>::kernel();
+    t.f.gemm_bf16 = Gemm<NeonBf16, Bf16Quads, Reads::packed>::kernel();
     t.f.peak_bf16 = {Peak<NeonBf16, Bf16Quads>::flops_per_round, Peak<NeonBf16, Bf16Quads>::multiply_adds};
     use_bf16_products<NeonBf16, Bf16Pairs>(t.q);
     return t;
