@@ -19,24 +19,23 @@ struct Rectangle {
   int64_t rows, cols;
 };
 
-// The rectangles that take the least time by a simple model: multiplications, rounded up to register tiles,
-// plus packing, which costs as much as multiplying by a few rows or columns more (for A that is read in place
-// this stands for reading it from beyond the second-level cache).
-Rectangle best_rectangle(MatmulDims d, Rectangle tile, int64_t most_cols, int threads) {
+// The rectangles, of equal size as far as vectors allow, that take the least time by a simple model:
+// multiplications plus packing, which costs as much as multiplying by a few rows or columns more (for A that
+// is read in place this stands for reading it from beyond the second-level cache).
+Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, int64_t room, int threads) {
   constexpr double pack_a = 12, pack_b = 12;
-  const int64_t tiles_down = ceil_div(d.M, tile.rows), tiles_across = ceil_div(d.N, tile.cols);
-  const int64_t most_across = std::max<int64_t>(1, most_cols / tile.cols);
+  const int64_t vectors = ceil_div(d.N, kernel.vector);
+  const int64_t most_cols =
+      std::max<int64_t>(1, room / gemm_block_k(d.K, kernel.most_k) / kernel.cols) * kernel.cols;
   Rectangle best{};
   double least = 0;
-  for (int64_t parts_down = 1; parts_down <= std::min<int64_t>(threads, tiles_down); ++parts_down) {
-    for (int64_t parts_across = ceil_div(tiles_across, most_across), tries = 0;
-         parts_across <= tiles_across && tries < threads; ++parts_across, ++tries) {
-      const int64_t rows = ceil_div(tiles_down, parts_down) * tile.rows;
-      const int64_t cols = ceil_div(tiles_across, parts_across) * tile.cols;
-      const auto rounds =
-          static_cast<double>(ceil_div(ceil_div(d.M, rows) * ceil_div(d.N, cols), std::max(1, threads)));
-      const double time =
-          rounds * (static_cast<double>(rows) + pack_b) * (static_cast<double>(cols) + pack_a);
+  for (int64_t parts_down = 1; parts_down <= std::min<int64_t>(threads, d.M); ++parts_down) {
+    const int64_t rows = ceil_div(d.M, parts_down), least_parts = ceil_div(d.N, most_cols);
+    for (int64_t parts = least_parts; parts <= std::min(vectors, least_parts + threads); ++parts) {
+      const int64_t cols = std::min(ceil_div(vectors, parts) * kernel.vector, most_cols);
+      const int64_t tasks = ceil_div(d.M, rows) * ceil_div(d.N, cols);
+      const double time = static_cast<double>(ceil_div(tasks, std::max(1, threads))) *
+                          (static_cast<double>(rows) + pack_b) * (static_cast<double>(cols) + pack_a);
       if (best.rows > 0 && time >= least) continue;
       best = {rows, cols};
       least = time;
@@ -59,8 +58,7 @@ void CpuBackend::gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, 
   if (d.M == 0 || d.N == 0) return;
   const int threads = worthwhile_threads(d, threads_);
   const GemmKernel& kernel = gemm_kernel(d, A, B);
-  const int64_t most_cols = packed_b_floats_ / gemm_block_k(d.K, kernel.most_k);
-  const auto [rows, cols] = best_rectangle(d, {kernel.rows, kernel.cols}, most_cols, threads);
+  const auto [rows, cols] = best_rectangle(d, kernel, packed_b_floats_, threads);
   const int64_t across = ceil_div(d.N, cols), tasks = across * ceil_div(d.M, rows);
   parallel_tasks(threads, tasks, [&](int64_t task, int worker) {
     const int64_t i = task / across * rows, j = task % across * cols;

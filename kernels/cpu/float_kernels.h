@@ -36,8 +36,8 @@ struct GemmTask {
 // A kernel for such tasks.
 struct GemmKernel {
   void (*run)(const GemmTask&);
-  int64_t rows, cols;  // of its register tile
-  int64_t most_k;      // of the summed dimension at a time
+  int64_t cols, vector;  // of its register tile, and of a vector
+  int64_t most_k;        // of the summed dimension at a time
 };
 
 inline constexpr int64_t gemm_packed_k = 256;  // most_k of kernels that pack A

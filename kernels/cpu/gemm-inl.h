@@ -39,7 +39,7 @@ struct Gemm {
       for (int64_t i0 = 0; i0 < t.rows; i0 += work.group) multiply_group(t, work, p, i0);
   }
 
-  static constexpr GemmKernel kernel() { return {run, Isa::gemm_rows, cols, most_k}; }
+  static constexpr GemmKernel kernel() { return {run, cols, lanes<Isa>, most_k}; }
 
  private:
   // Whole plain panels of what lies in lines are made by the first tile that reads these.
@@ -163,7 +163,7 @@ struct OneRow {
     if (rest.cols > 0) RowsInPlace<Isa>::run(rest);
   }
 
-  static constexpr GemmKernel kernel() { return {run, 1, cols, RowsInPlace<Isa>::most_k}; }
+  static constexpr GemmKernel kernel() { return {run, cols, cols, RowsInPlace<Isa>::most_k}; }
 
  private:
   static void skip(GemmTask& t) {
