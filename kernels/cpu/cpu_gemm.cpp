@@ -19,26 +19,29 @@ struct Rectangle {
   int64_t rows, cols;
 };
 
-// The rectangles, of equal size as far as vectors allow, that take the least time by a simple model:
-// multiplications plus packing, which costs as much as multiplying by a few rows or columns more (for A that
-// is read in place this stands for reading it from beyond the second-level cache).
+// The rectangles that take the least time by a simple model: multiplications plus packing, which costs as
+// much as multiplying by a few rows or columns more (for A that is read in place this stands for reading it
+// from beyond the second-level cache), as does a last register tile that is narrower than the others.
 Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, int64_t room, int threads) {
-  constexpr double pack_a = 12, pack_b = 12;
-  const int64_t vectors = ceil_div(d.N, kernel.vector);
-  const int64_t most_cols =
-      std::max<int64_t>(1, room / gemm_block_k(d.K, kernel.most_k) / kernel.cols) * kernel.cols;
+  constexpr double pack_a = 12, pack_b = 12, narrow_tile = 8;
+  const int64_t block_k = gemm_block_k(d.K, kernel.most_k);
+  const int64_t most_cols = std::max<int64_t>(1, room / block_k / kernel.cols) * kernel.cols;
+  const int64_t least_parts = ceil_div(d.N, most_cols);
   Rectangle best{};
   double least = 0;
-  for (int64_t parts_down = 1; parts_down <= std::min<int64_t>(threads, d.M); ++parts_down) {
-    const int64_t rows = ceil_div(d.M, parts_down), least_parts = ceil_div(d.N, most_cols);
-    for (int64_t parts = least_parts; parts <= std::min(vectors, least_parts + threads); ++parts) {
-      const int64_t cols = std::min(ceil_div(vectors, parts) * kernel.vector, most_cols);
-      const int64_t tasks = ceil_div(d.M, rows) * ceil_div(d.N, cols);
-      const double time = static_cast<double>(ceil_div(tasks, std::max(1, threads))) *
-                          (static_cast<double>(rows) + pack_b) * (static_cast<double>(cols) + pack_a);
-      if (best.rows > 0 && time >= least) continue;
-      best = {rows, cols};
-      least = time;
+  const auto consider = [&](int64_t rows, int64_t cols) {
+    const int64_t rounds = ceil_div(ceil_div(d.M, rows) * ceil_div(d.N, cols), std::max(1, threads));
+    const double width = static_cast<double>(cols) + pack_a + (cols % kernel.cols > 0 ? narrow_tile : 0);
+    const double time = static_cast<double>(rounds) * (static_cast<double>(rows) + pack_b) * width;
+    if (best.rows > 0 && time >= least) return;
+    best = {rows, cols};
+    least = time;
+  };
+  for (int64_t down = 1; down <= std::min<int64_t>(std::max(1, threads), d.M); ++down) {
+    for (int64_t across = least_parts; across <= least_parts + threads; ++across) {
+      const int64_t rows = ceil_div(d.M, down), cols = ceil_div(d.N, across);
+      for (const int64_t unit : {kernel.cols, kernel.vector})
+        consider(rows, std::min(ceil_div(cols, unit) * unit, most_cols));
     }
   }
   return best;
