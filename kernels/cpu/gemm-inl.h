@@ -192,15 +192,20 @@ struct FewRows {
       for (int j = 0; j < Columns; ++j) sums[i][j] = V(0.0f);
     const float* b[Columns];
     for (int j = 0; j < Columns; ++j) b[j] = t.b + (column + j * apart) * t.b_stride;
-    const auto step = [&](auto fetch) {
-      V rows[R];
+    const auto step = [&](auto fetch) {  // holds the fewer vectors of both
+      constexpr bool hold_rows = R <= Columns;
+      V held[hold_rows ? R : Columns];
 #pragma GCC unroll 8
-      for (int i = 0; i < R; ++i) rows[i] = fetch(t.a + i * t.a_stride);
+      for (int i = 0; i < (hold_rows ? R : Columns); ++i)
+        held[i] = fetch(hold_rows ? t.a + i * t.a_stride : b[i]);
 #pragma GCC unroll 8
-      for (int j = 0; j < Columns; ++j) {
-        const V x = fetch(b[j]);
+      for (int j = 0; j < (hold_rows ? Columns : R); ++j) {
+        const V x = fetch(hold_rows ? b[j] : t.a + j * t.a_stride);
 #pragma GCC unroll 8
-        for (int i = 0; i < R; ++i) sums[i][j] = Isa::fma(rows[i], x, sums[i][j]);
+        for (int i = 0; i < (hold_rows ? R : Columns); ++i) {
+          V& sum = hold_rows ? sums[i][j] : sums[j][i];
+          sum = accumulate<Isa>(held[i], x, sum);
+        }
       }
     };
     int64_t p = 0;
@@ -212,10 +217,12 @@ struct FewRows {
       step([p](const float* x) { return load<Isa>(x + p); });
     }
     if (p < t.k) step([p, &t](const float* x) { return load_first<Isa>(x + p, t.k - p); });
+    float totals[R * Columns + w];
+    reduce_add<Isa, R * Columns>(&sums[0][0], totals);
     for (int i = 0; i < R; ++i) {
       for (int j = 0; j < Columns; ++j) {
         const int64_t c = i * t.c_stride + column + j * apart;
-        float sum = reduce_add<Isa>(sums[i][j]);
+        float sum = totals[i * Columns + j];
         if (t.add) sum += t.c[c];
         if (t.residual) sum += t.residual[c];
         t.c[c] = sum;
@@ -226,7 +233,9 @@ struct FewRows {
   // Columns that are computed together are far apart: B is read in as many streams (prefetch_stream).
   template <int R>
   static void of_rows(const FewRowsTile& t) {
-    constexpr int columns = R == 1 ? 8 : R <= 3 ? 4 : 2;
+    constexpr int most =
+        InPlaceTile<Isa>::gemm_rows * InPlaceTile<Isa>::gemm_vectors - 3;  // sums in registers
+    constexpr int columns = most / R > 8 ? 8 : most > R ? most / R : 1;
     const int64_t stream = t.cols / columns;
     for (int64_t j = 0; j < stream; ++j) block<R, columns>(t, j, stream);
     for (int64_t j = columns * stream; j < t.cols; ++j) block<R, 1>(t, j, 0);

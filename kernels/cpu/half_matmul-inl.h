@@ -97,14 +97,11 @@ struct HalfProduct {
     if (k < t.K)  // activations end in zeros
       add(k, [&](const uint16_t* from)
                  __attribute__((always_inline)) { return Halves::load_first(from, t.K - k); });
-    float totals[M][R];
-#pragma GCC unroll 8
-    for (int i = 0; i < M; ++i)
-#pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) totals[i][r] = reduce_add<Isa>(s[i][r]);
+    float totals[M * R + lanes<Isa>];
+    reduce_add<Isa, M * R>(&s[0][0], totals);
     for (int i = 0; i < M; ++i)
       for (int r = 0; r < rows.count; ++r)
-        store_sums<Isa>(t, m + i, rows.first + r * rows.apart, 1, &totals[i][r]);
+        store_sums<Isa>(t, m + i, rows.first + r * rows.apart, 1, &totals[i * R + r]);
   }
 };
 

@@ -139,6 +139,41 @@ GLADIUS_INLINE float reduce_add(Vec<Isa> v) {
   return reduce<Isa>(v, [](auto x, auto y) { return x + y; });
 }
 
+// One level of that tree for the values of two vectors: of those of `Part` lanes each holds, halves are
+// added; the sums lie in order, a's before b's.
+template <int64_t W, int64_t Part, int64_t... J>
+GLADIUS_INLINE RawVector<W> add_halves(RawVector<W> a, RawVector<W> b, std::integer_sequence<int64_t, J...>) {
+  constexpr int64_t half = Part / 2;
+  return __builtin_shufflevector(a, b, (J / half * Part + J % half)...) +
+         __builtin_shufflevector(a, b, (J / half * Part + J % half + half)...);
+}
+
+// totals[i] = reduce_add(sums[i]), with the same bits, for n <= lanes vectors together.
+template <class Isa, int n, int64_t Part = lanes<Isa>>
+GLADIUS_INLINE void reduce_together(RawVector<lanes<Isa>> (&sums)[n], float* totals) {
+  if constexpr (Part == 1) {
+    static_assert(n == 1);
+    __builtin_memcpy(totals, &sums[0], sizeof(sums[0]));
+  } else {
+    RawVector<lanes<Isa>> added[(n + 1) / 2];
+#pragma GCC unroll 16
+    for (int i = 0; i < n; i += 2)
+      added[i / 2] = add_halves<lanes<Isa>, Part>(sums[i], sums[i + 1 < n ? i + 1 : i],
+                                                  std::make_integer_sequence<int64_t, lanes<Isa>>());
+    reduce_together<Isa, (n + 1) / 2, Part / 2>(added, totals);
+  }
+}
+// The same for any number of vectors; totals has room for a whole number of vectors.
+template <class Isa, int n>
+GLADIUS_INLINE void reduce_add(const Vec<Isa>* sums, float* totals) {
+  constexpr int w = static_cast<int>(lanes<Isa>), first = n < w ? n : w;
+  RawVector<lanes<Isa>> raw[first];
+#pragma GCC unroll 16
+  for (int i = 0; i < first; ++i) store<Isa>(reinterpret_cast<float*>(&raw[i]), sums[i]);
+  reduce_together<Isa>(raw, totals);
+  if constexpr (n > w) reduce_add<Isa, n - w>(sums + w, totals + w);
+}
+
 template <class Isa>
 GLADIUS_INLINE float reduce_max(Vec<Isa> v) {
   return reduce<Isa>(v, [](auto x, auto y) { return x < y ? y : x; });
