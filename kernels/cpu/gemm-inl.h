@@ -147,30 +147,43 @@ struct Gemm {
 template <class Isa>
 using RowsInPlace = Gemm<InPlaceTile<Isa>, F32Panels<InPlaceTile<Isa>>, Reads::rows>;
 
-// One row of A by B contiguous across k, read once and as it lies, in pieces of lines as wide as sums can be
-// held for; what is left as any product.
+// One row of A by lines of B, some at a time, which are read once and as they lie: C += a_p B_p.
 template <class Isa>
 struct OneRow {
-  static constexpr int vectors = 8;
-  static constexpr int64_t cols = vectors * lanes<Isa>;
+  using V = Vec<Isa>;
+  static constexpr int64_t w = lanes<Isa>;
 
   static void run(const GemmTask& t) {
-    GemmTask rest = t;
-    for (; rest.cols >= cols; skip(rest))
-      RegisterTile<Isa, F32Panels<Isa>, 1, vectors, true, false>::run(
-          {t.k, t.a.data, 0, 1, rest.b.data, rest.b.stride}, cols, rest.c, t.c_stride,
-          {t.add, rest.residual});
-    if (rest.cols > 0) RowsInPlace<Isa>::run(rest);
+    constexpr int lines = Isa::gemm_rows >= 8 ? 8 : 4;
+    int64_t p = 0;
+    for (; p + lines <= t.k; p += lines) add_lines<lines>(t, p);
+    for (; p < t.k || p == 0; ++p) t.k == 0 ? add_lines<0>(t, p) : add_lines<1>(t, p);
   }
 
-  static constexpr GemmKernel kernel() { return {run, cols, cols, RowsInPlace<Isa>::most_k}; }
+  static constexpr GemmKernel kernel() { return {run, w, w, gemm_packed_k}; }
 
  private:
-  static void skip(GemmTask& t) {
-    t.cols -= cols;
-    t.b = t.b.from(cols, 0);
-    t.c += cols;
-    if (t.residual) t.residual += cols;
+  // Begins with what C has to begin with, and ends with the residual.
+  template <int Lines>
+  static void add_lines(const GemmTask& t, int64_t p) {
+    const bool starts = p == 0 && !t.add, ends = p + Lines >= t.k && t.residual;
+    V a[Lines + 1];
+    for (int i = 0; i < Lines; ++i) a[i] = V(t.a.data[p + i]);
+    const float* const b = t.b.from(0, p).data;
+    const auto vector = [&](int64_t j, auto fetch, auto put) __attribute__((always_inline)) {
+      V sum = starts ? V(0.0f) : fetch(t.c + j);
+#pragma GCC unroll 8
+      for (int i = 0; i < Lines; ++i) sum = Isa::fma(a[i], fetch(b + i * t.b.stride + j), sum);
+      if (ends) sum = sum + fetch(t.residual + j);
+      put(t.c + j, sum);
+    };
+    int64_t j = 0;
+    for (; j + w <= t.cols; j += w) vector(j, load<Isa>, store<Isa>);
+    const int64_t rest = t.cols - j;
+    if (rest > 0)
+      vector(
+          j, [rest](const float* x) { return load_first<Isa>(x, rest); },
+          [rest](float* y, V v) { store_first<Isa>(y, v, rest); });
   }
 };
 
