@@ -90,6 +90,17 @@ TEST_CASE("matrix products: every tail of the summed dimension, aligned and not"
   });
 }
 
+TEST_CASE("matrix products of few rows: every number of them") {
+  for_each_gemm([](Backend& backend) {
+    Random random(7);
+    for (int64_t M = 1; M <= 10; ++M)
+      for (const Form form : forms)
+        for (const int64_t K : {7, 24, 100})
+          for (const int64_t N : {3, 67})
+            check_matmul(backend, {{M, N, K}, form, M % 2 == 1, N > 3, K % 4}, random);
+  });
+}
+
 TEST_CASE("matrix products: around the borders of blocks") {
   for_each_gemm([](Backend& backend) {
     Random random(3);
@@ -98,9 +109,10 @@ TEST_CASE("matrix products: around the borders of blocks") {
         for (const Precision precision : precisions)
           for (const int64_t N : {33, 45})
             check_matmul(backend, {{15, N, K, precision}, form, K % 2 == 1, true, 1}, random);
-    // Rows so long that A is packed.
+    // Rows and lines so long that A is packed.
     for (const Form form : {Form::nt, Form::nn})
       check_matmul(backend, {{15, 33, 8200}, form, true, true, 1}, random);
+    check_matmul(backend, {{1003, 33, 300}, Form::tn, true, true, 1}, random);
     // Several groups of rows and panels; below, several blocks of the summed dimension, too.
     for (const Form form : forms) check_matmul(backend, {{530, 50, 20}, form, true, true, 2}, random);
     if (small_tests()) return;
@@ -109,7 +121,7 @@ TEST_CASE("matrix products: around the borders of blocks") {
     for (const int64_t N : {255, 257, 2047, 2048, 2050})
       for (const Form form : forms) check_matmul(backend, {{11, N, 9}, form, false, true, 0}, random);
     for (const int64_t N : {110, 140})
-      for (const Form form : forms) check_matmul(backend, {{530, N, 410}, form, true, true, 2}, random);
+      for (const Form form : forms) check_matmul(backend, {{530, N, 810}, form, true, true, 2}, random);
     for (const Precision precision : precisions) {
       check_matmul(backend, {{100, 2100, 300, precision}, Form::nt, true, true, 3}, random);
       check_matmul(backend, {{1030, 300, 70, precision}, Form::tn, true, false, 3}, random);

@@ -125,7 +125,7 @@ struct RegisterTile {
     Walk walk(f);
     const float *line = c, *ahead = f.ahead ? f.ahead : f.b;  // b: a line that is there anyway
     // C's rows, too, come while others are multiplied, late enough to be still there when they are needed.
-    const int64_t first_line = f.k - (R + 4) * tile_unroll;
+    const int64_t first_line = f.k - (R + 12) * tile_unroll;
     int64_t p = 0;
     for (; p + tile_unroll <= f.k; p += tile_unroll, ahead += f.ahead_step) {
       if (p >= first_line) {
