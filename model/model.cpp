@@ -60,10 +60,12 @@ void use_panels(Model& model, Backend& backend, BufferPool& pool,
                 const std::function<void(const Tensor&)>& replaced) {
   // What becomes a copy of what: all matrices but the embedding, whose rows are looked up.
   std::vector<std::pair<Tensor*, const Tensor*>> copies;
-  if (model.config.tied) copies.emplace_back(&model.head_panels, &model.embedding());
+  if (model.config.tied && !model.head_panels.panels())
+    copies.emplace_back(&model.head_panels, &model.embedding());
   for (size_t i = 1; i < model.weights.size(); ++i)
     if (model.weights[i].shape().rank() == 2) copies.emplace_back(&model.weights[i], &model.weights[i]);
   std::erase_if(copies, [&](const auto& copy) { return copy.second->panels_bytes(backend) == 0; });
+  if (copies.empty()) return;
 
   size_t bytes = 0;
   for (const auto& [to, from] : copies) bytes += from->panels_bytes(backend);

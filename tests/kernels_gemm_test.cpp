@@ -112,9 +112,13 @@ TEST_CASE("matrix products: around the borders of blocks") {
     // Rows and lines so long that A is packed.
     for (const Form form : {Form::nt, Form::nn})
       check_matmul(backend, {{15, 33, 8200}, form, true, true, 1}, random);
+    if (!small_tests()) check_matmul(backend, {{500, 33, 8200}, Form::nn, true, true, 1}, random);
     check_matmul(backend, {{1003, 33, 300}, Form::tn, true, true, 1}, random);
     // Several groups of rows and panels; below, several blocks of the summed dimension, too.
     for (const Form form : forms) check_matmul(backend, {{530, 50, 20}, form, true, true, 2}, random);
+    for (const Form form : forms) check_matmul(backend, {{300, 20, 800}, form, true, true, 2}, random);
+    for (const Form form : {Form::nn, Form::tn})  // one row: lines cut into rectangles
+      check_matmul(backend, {{1, 2500, 300}, form, true, true, 1}, random);
     if (small_tests()) return;
     for (const int64_t M : {83, 84, 85, 1023, 1025})
       for (const Form form : forms) check_matmul(backend, {{M, 35, 9}, form, true, false, 0}, random);
@@ -124,7 +128,7 @@ TEST_CASE("matrix products: around the borders of blocks") {
       for (const Form form : forms) check_matmul(backend, {{530, N, 810}, form, true, true, 2}, random);
     for (const Precision precision : precisions) {
       check_matmul(backend, {{100, 2100, 300, precision}, Form::nt, true, true, 3}, random);
-      check_matmul(backend, {{1030, 300, 70, precision}, Form::tn, true, false, 3}, random);
+      check_matmul(backend, {{1030, 90, 300, precision}, Form::tn, true, false, 3}, random);
       check_matmul(backend, {{30, 90, 2400, precision}, Form::nn, false, true, 3}, random);
       check_matmul(backend, {{20, 1500, 384, precision}, Form::nn, false, true, 3}, random);
     }

@@ -43,13 +43,16 @@ std::vector<Operation> matrix_operations(const Array& a, const Array& b) {
   constexpr int64_t few = 8;
   std::vector<Operation> list;
   const auto product = [&list](const char* name, MatmulDims d, auto call) {
-    CHECK(d.M * d.N * d.K >= cpu::gemm_serial_below);  // or it would run on one thread
+    // Or it would run on one thread.
+    CHECK((d.M * d.N * d.K >= cpu::gemm_serial_below || d.N * d.K >= cpu::gemm_serial_below_b));
     list.push_back(
         {name, {d.M * d.N}, [=](Backend& backend, std::vector<Array>& out) { call(backend, d, out[0]); }});
   };
   const float *A = a, *B = b;
-  // The second: several blocks of the summed dimension, and rows that are one group where threads have less.
-  for (const MatmulDims dims : {MatmulDims{150, 170, 300}, MatmulDims{520, 64, 420}}) {
+  // The second: rows that are one group where threads have less; the third: several blocks of the summed
+  // dimension; the last: lines of A that are packed.
+  for (const MatmulDims dims : {MatmulDims{150, 170, 300}, MatmulDims{520, 64, 420}, MatmulDims{80, 50, 800},
+                                MatmulDims{1003, 20, 50}}) {
     product("matmul_nt", dims,
             [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {true, A}); });
     product("matmul_nn", dims, [=](Backend& x, MatmulDims d, float* C) { x.matmul_nn(d, A, B, C, {}); });
@@ -59,6 +62,8 @@ std::vector<Operation> matrix_operations(const Array& a, const Array& b) {
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {true, A}); });
   product("matmul_tn in bf16", {149, 170, 301, Precision::bf16},
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_tn(d, A, B, C, {}); });
+  product("one row", {1, 1200, 180},
+          [=](Backend& x, MatmulDims d, float* C) { x.matmul_nn(d, A, B, C, {}); });
   static_assert(few <= cpu::few_rows);
   product("few rows", {few, 800, 85},
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {}); });

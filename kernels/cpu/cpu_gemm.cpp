@@ -38,9 +38,10 @@ Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, int64_t room, i
     least = time;
   };
   for (int64_t down = 1; down <= std::min<int64_t>(std::max(1, threads), d.M); ++down) {
-    for (int64_t across = least_parts; across <= least_parts + threads; ++across) {
+    if (threads > 0 && threads % down != 0) continue;  // not worth a try
+    for (int64_t across = least_parts; across <= least_parts + threads / down; ++across) {
       const int64_t rows = ceil_div(d.M, down), cols = ceil_div(d.N, across);
-      for (const int64_t unit : {kernel.cols, kernel.vector})
+      for (const int64_t unit : {kernel.cols, kernel.unit})
         consider(rows, std::min(ceil_div(cols, unit) * unit, most_cols));
     }
   }

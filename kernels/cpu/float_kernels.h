@@ -36,11 +36,13 @@ struct GemmTask {
 // A kernel for such tasks.
 struct GemmKernel {
   void (*run)(const GemmTask&);
-  int64_t cols, vector;  // of its register tile, and of a vector
-  int64_t most_k;        // of the summed dimension at a time
+  int64_t cols;    // of its register tile
+  int64_t unit;    // a multiple of vectors and cache lines, at which columns are cut
+  int64_t most_k;  // of the summed dimension at a time
 };
 
-inline constexpr int64_t gemm_packed_k = 256;  // most_k of kernels that pack A
+inline constexpr int64_t gemm_packed_k = 256;  // most_k of kernels that pack A,
+inline constexpr int64_t gemm_lines_k = 384;   // and of those that read lines of it
 // Rows of A that are multiplied by all panels of B in turn, in register tiles: a group of so many, or all
 // rows if they are at most `most`.
 inline constexpr int64_t gemm_group_panels = 8, gemm_most_panels = 32;
@@ -132,11 +134,11 @@ struct PeakKernel {
 
 struct FloatKernels {
   // ---- matrix products (gemm-inl.h) ----
-  GemmKernel gemm;          // packs A; the others read it where it lies:
-  GemmKernel gemm_rows;     // contiguous along k
-  GemmKernel gemm_lines;    // contiguous across k
+  GemmKernel gemm;          // packs A
+  GemmKernel gemm_bf16;     // packs A, factors rounded to BF16
+  GemmKernel gemm_rows;     // reads A where it lies, contiguous along k,
+  GemmKernel gemm_lines;    // or across k
   GemmKernel gemm_one_row;  // one row, contiguous along k, by B contiguous across k
-  GemmKernel gemm_bf16;     // factors rounded to BF16
   void (*few_rows_tile)(const FewRowsTile&);
 
   // ---- attention (attention-inl.h) ----

@@ -26,10 +26,10 @@ struct Gemm {
   static_assert(reads == Reads::packed || Panels::plain);
   static constexpr int64_t cols = Isa::gemm_vectors * lanes<Isa>;
   using Pack = Packing<Isa, Panels>;
-  // Packed rows of A and a panel of B for them fit into the nearest cache together.
+  // Packed rows of A and a panel of B for them fit into the nearest cache together; lines of A pass by it.
   static constexpr int64_t most_k = reads == Reads::packed ? gemm_packed_k
-                                    : reads == Reads::rows ? Isa::in_place_k
-                                                           : 384;
+                                    : reads == Reads::rows ? Isa::rows_k
+                                                           : gemm_lines_k;
 
   // For a block of the summed dimension at a time. B is packed, to stay in the second-level cache while
   // groups of rows of A pass by it; few rows are one group, which stays there while panels of B pass by it.
@@ -39,7 +39,7 @@ struct Gemm {
       for (int64_t i0 = 0; i0 < t.rows; i0 += work.group) multiply_group(t, work, p, i0);
   }
 
-  static constexpr GemmKernel kernel() { return {run, cols, lanes<Isa>, most_k}; }
+  static constexpr GemmKernel kernel() { return {run, cols, larger(lanes<Isa>, floats_per_line), most_k}; }
 
  private:
   // Whole plain panels of what lies in lines are made by the first tile that reads these.
@@ -136,11 +136,11 @@ struct Gemm {
   static GLADIUS_INLINE void multiply(int64_t rows, int64_t width, const TileFactors& f, float* c,
                                       int64_t c_stride, TileStore to) {
     using Words = typename Panels::Words;
+    constexpr bool strided = reads == Reads::rows;
     if constexpr (copies) {
-      if (f.copy)
-        return multiply_tile < Isa, Words, reads == Reads::rows, true > (rows, width, f, c, c_stride, to);
+      if (f.copy) return multiply_tile<Isa, Words, strided, true>(rows, width, f, c, c_stride, to);
     }
-    multiply_tile<Isa, Words, reads == Reads::rows>(rows, width, f, c, c_stride, to);
+    multiply_tile<Isa, Words, strided>(rows, width, f, c, c_stride, to);
   }
 };
 
@@ -160,7 +160,8 @@ struct OneRow {
     for (; p < t.k || p == 0; ++p) t.k == 0 ? add_lines<0>(t, p) : add_lines<1>(t, p);
   }
 
-  static constexpr GemmKernel kernel() { return {run, w, w, gemm_packed_k}; }
+  // Nothing is packed: any width will do.
+  static constexpr GemmKernel kernel() { return {run, w, larger(w, floats_per_line), 2}; }
 
  private:
   // Begins with what C has to begin with, and ends with the residual.
@@ -196,6 +197,13 @@ struct FewRows {
   static void run(const FewRowsTile& t) { functions[t.rows - 1](t); }
 
  private:
+  // As many as their sums, the fewer vectors of both factors and one of the other have registers for.
+  static constexpr int columns_at_once(int rows) {
+    for (const int columns : {8, 4, 3, 2})
+      if (rows * columns + (rows < columns ? rows : columns) + 1 <= Isa::registers) return columns;
+    return 1;
+  }
+
   // R rows of A against Columns rows of B, `apart` rows from one to the next, at once: each vector of A or B
   // is loaded once for several products.
   template <int R, int Columns>
@@ -246,9 +254,7 @@ struct FewRows {
   // Columns that are computed together are far apart: B is read in as many streams (prefetch_stream).
   template <int R>
   static void of_rows(const FewRowsTile& t) {
-    constexpr int most =
-        InPlaceTile<Isa>::gemm_rows * InPlaceTile<Isa>::gemm_vectors - 3;  // sums in registers
-    constexpr int columns = most / R > 8 ? 8 : most > R ? most / R : 1;
+    constexpr int columns = columns_at_once(R);
     const int64_t stream = t.cols / columns;
     for (int64_t j = 0; j < stream; ++j) block<R, columns>(t, j, stream);
     for (int64_t j = columns * stream; j < t.cols; ++j) block<R, 1>(t, j, 0);

@@ -1,4 +1,5 @@
-// Products of few rows with F16 and BF16 weights, lane by lane along a row. How a vector of them is read and
+// Products with F16 and BF16 weights, lane by lane along a row: of few activations, or of rows too long to be
+// made floats. How a vector of them is read and
 // multiplied is a parameter, Halves:
 //   Activation, step              an activation's type, the elements of a vector
 //   load(x), load_first(x, n)     a vector of halves, of the first n and zeros
@@ -43,42 +44,39 @@ struct HalfProduct {
   // Rows that are multiplied together are far apart: the weight is read in R streams (prefetch_stream).
   static void run(const TileProduct& t) {
     const int64_t stream = t.w_rows / R;
-    for (int64_t n = 0; n < stream; ++n) of_rows(t, {n, stream, R});
-    for (int64_t n = R * stream; n < t.w_rows; ++n) of_rows(t, {n, 0, 1});
+    for (int64_t n = 0; n < stream; ++n) of_rows<R>(t, n, stream);
+    for (int64_t n = R * stream; n < t.w_rows; ++n) of_rows<1>(t, n, 0);
   }
 
  private:
-  // `count` weight rows, `apart` from one to the next.
-  struct Rows {
-    int64_t first, apart, count;
-  };
-
-  static GLADIUS_INLINE void of_rows(const TileProduct& t, Rows rows) {
+  // Count weight rows from n on, `apart` rows from one to the next.
+  template <int Count>
+  static GLADIUS_INLINE void of_rows(const TileProduct& t, int64_t n, int64_t apart) {
     int64_t m = 0;
-    for (; m + A <= t.a_rows; m += A) block<A>(t, rows, m);
-    for (; m < t.a_rows; ++m) block<1>(t, rows, m);
+    for (; m + A <= t.a_rows; m += A) block<A, Count>(t, n, apart, m);
+    for (; m < t.a_rows; ++m) block<1, Count>(t, n, apart, m);
   }
 
-  // The rows (R of them, or one that stands for all) by M activations from m on.
-  template <int M>
-  static GLADIUS_INLINE void block(const TileProduct& t, Rows rows, int64_t m) {
+  // Those rows by M activations from m on.
+  template <int M, int Count>
+  static GLADIUS_INLINE void block(const TileProduct& t, int64_t n, int64_t apart, int64_t m) {
     using Activation = typename Halves::Activation;
-    const uint16_t* w[R];
-    for (int r = 0; r < R; ++r)
-      w[r] = reinterpret_cast<const uint16_t*>(t.w + (rows.first + r * rows.apart) * t.w_stride);
+    const uint16_t* w[Count];
+    for (int r = 0; r < Count; ++r)
+      w[r] = reinterpret_cast<const uint16_t*>(t.w + (n + r * apart) * t.w_stride);
     const Activation* y[M];
     for (int i = 0; i < M; ++i) y[i] = reinterpret_cast<const Activation*>(t.a + (m + i) * t.a_stride);
-    V s[M][R];
+    V s[M][Count];
 #pragma GCC unroll 8
     for (int i = 0; i < M; ++i)
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) s[i][r] = V(0.0f);
+      for (int r = 0; r < Count; ++r) s[i][r] = V(0.0f);
     const auto add = [&](int64_t k, auto fetch) __attribute__((always_inline)) {
       V x[M];
 #pragma GCC unroll 8
       for (int i = 0; i < M; ++i) x[i] = Halves::activations(y[i] + k);
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) {
+      for (int r = 0; r < Count; ++r) {
         const V wr = fetch(w[r] + k);
 #pragma GCC unroll 8
         for (int i = 0; i < M; ++i) s[i][r] = Halves::multiply_add(wr, x[i], s[i][r]);
@@ -89,7 +87,7 @@ struct HalfProduct {
     int64_t k = 0;
     for (; k + line <= t.K; k += line) {
 #pragma GCC unroll 8
-      for (int r = 0; r < R; ++r) prefetch_stream(w[r] + k);
+      for (int r = 0; r < Count; ++r) prefetch_stream(w[r] + k);
 #pragma GCC unroll 8
       for (int64_t i = 0; i < line; i += step) add(k + i, whole);
     }
@@ -97,11 +95,10 @@ struct HalfProduct {
     if (k < t.K)  // activations end in zeros
       add(k, [&](const uint16_t* from)
                  __attribute__((always_inline)) { return Halves::load_first(from, t.K - k); });
-    float totals[M * R + lanes<Isa>];
-    reduce_add<Isa, M * R>(&s[0][0], totals);
+    float totals[M * Count + lanes<Isa>];
+    reduce_add<Isa, M * Count>(&s[0][0], totals);
     for (int i = 0; i < M; ++i)
-      for (int r = 0; r < rows.count; ++r)
-        store_sums<Isa>(t, m + i, rows.first + r * rows.apart, 1, &totals[i * R + r]);
+      for (int r = 0; r < Count; ++r) store_sums<Isa>(t, m + i, n + r * apart, 1, &totals[i * Count + r]);
   }
 };
 

@@ -3,11 +3,12 @@
 //
 // Every kernel is a template over an Isa, a struct that isa/NAME.cpp defines:
 //   using Arch = ...;                      the xsimd architecture
+//   static constexpr int registers;        of vectors
 //   static constexpr int gemm_rows;        rows of the register tile of a matrix product
 //   static constexpr int gemm_vectors;     its width in vectors
 //   static constexpr int in_place_rows;    the same for rows that are read where they lie: fewer rows
 //   static constexpr int in_place_vectors; for more columns may be better
-//   static constexpr int in_place_k;       and how many of their elements are multiplied at a time
+//   static constexpr int rows_k;       and how many of their elements are multiplied at a time
 //   static Batch fma(Batch x, Batch y, Batch z);   x * y + z, fused where the CPU can
 // and, where the CPU has instructions for them,
 //   static Batch accumulate(Batch x, Batch y, Batch sum);   as the function below

@@ -12,9 +12,10 @@ namespace gladius::cpu {
 template <class Self>
 struct Avx512Base {
   using Arch = xsimd::avx512bw;
+  static constexpr int registers = 32;
   static constexpr int gemm_rows = 14, gemm_vectors = 2;  // 28 accumulators, 2 columns, 1 row of 32 registers
   static constexpr int in_place_rows = 9, in_place_vectors = 3;  // 27, 3 and 1
-  static constexpr int in_place_k = 768;
+  static constexpr int rows_k = 768;
 
   static GLADIUS_INLINE Vec<Avx512Base> fma(Vec<Avx512Base> x, Vec<Avx512Base> y, Vec<Avx512Base> z) {
     return _mm512_fmadd_ps(x, y, z);

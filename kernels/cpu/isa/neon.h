@@ -9,10 +9,11 @@ namespace gladius::cpu {
 template <class Self>
 struct NeonBase {
   using Arch = xsimd::neon64;
+  static constexpr int registers = 32;
   // 20 accumulators, 2 columns, rows: of 32 registers. With 24 GCC 12 loads all rows at once and spills sums.
   static constexpr int gemm_rows = 10, gemm_vectors = 2;
   static constexpr int in_place_rows = 10, in_place_vectors = 2;
-  static constexpr int in_place_k = 384;
+  static constexpr int rows_k = 384;
 
   static GLADIUS_INLINE Vec<NeonBase> fma(Vec<NeonBase> x, Vec<NeonBase> y, Vec<NeonBase> z) {
     return xsimd::fma(x, y, z);
