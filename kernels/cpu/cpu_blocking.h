@@ -8,9 +8,12 @@ namespace gladius::cpu {
 inline constexpr int64_t few_rows_cols = 64;            // columns of a task of a product of few rows
 inline constexpr int64_t gemm_serial_below = 524288;    // multiplications not worth waking threads for,
 inline constexpr int64_t gemm_serial_below_b = 131072;  // if fewer elements of B are to be read, too
-inline constexpr int64_t gemm_rows_stride = 8192;       // rows of A lying farther apart are packed first
-inline constexpr int64_t gemm_lines_stride =
-    1000;  // and lines that are longer: they share too few sets of a cache
+
+// Rows of A lying farther apart are packed first, and lines that are longer, which share too few sets of a
+// cache.
+inline constexpr int64_t gemm_rows_stride = 8192, gemm_lines_stride = 1000;
+// Columns at whose multiples C is cut: those of a cache line, whole vectors of every instruction set.
+inline constexpr int64_t gemm_cut_cols = 16;
 
 // Of activations, converted at a time for a weight that is not F32.
 inline constexpr int64_t converted_bytes = 9 << 20;

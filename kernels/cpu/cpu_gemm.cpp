@@ -30,18 +30,18 @@ Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, int64_t room, i
   Rectangle best{};
   double least = 0;
   const auto consider = [&](int64_t rows, int64_t cols) {
-    const int64_t rounds = ceil_div(ceil_div(d.M, rows) * ceil_div(d.N, cols), std::max(1, threads));
+    const int64_t rounds = ceil_div(ceil_div(d.M, rows) * ceil_div(d.N, cols), threads);
     const double width = static_cast<double>(cols) + pack_a + (cols % kernel.cols > 0 ? narrow_tile : 0);
     const double time = static_cast<double>(rounds) * (static_cast<double>(rows) + pack_b) * width;
     if (best.rows > 0 && time >= least) return;
     best = {rows, cols};
     least = time;
   };
-  for (int64_t down = 1; down <= std::min<int64_t>(std::max(1, threads), d.M); ++down) {
-    if (threads > 0 && threads % down != 0) continue;  // not worth a try
+  for (int64_t down = 1; down <= std::min<int64_t>(threads, d.M); ++down) {
+    if (threads % down != 0) continue;  // not worth a try
     for (int64_t across = least_parts; across <= least_parts + threads / down; ++across) {
       const int64_t rows = ceil_div(d.M, down), cols = ceil_div(d.N, across);
-      for (const int64_t unit : {kernel.cols, kernel.unit})
+      for (const int64_t unit : {kernel.cols, gemm_cut_cols})
         consider(rows, std::min(ceil_div(cols, unit) * unit, most_cols));
     }
   }

@@ -20,7 +20,7 @@ template <class Isa>
 FloatKernels make_float_kernels() {
   FloatKernels f{};
   f.gemm = Gemm<Isa, F32Panels<Isa>, Reads::packed>::kernel();
-  f.gemm_rows = RowsInPlace<Isa>::kernel();
+  f.gemm_rows = Gemm<InPlaceTile<Isa>, F32Panels<InPlaceTile<Isa>>, Reads::rows>::kernel();
   f.gemm_lines = Gemm<Isa, F32Panels<Isa>, Reads::lines>::kernel();
   f.gemm_one_row = OneRow<Isa>::kernel();
   f.gemm_bf16 = Gemm<Isa, RoundedPanels<Isa>, Reads::packed>::kernel();

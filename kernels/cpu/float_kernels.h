@@ -37,7 +37,6 @@ struct GemmTask {
 struct GemmKernel {
   void (*run)(const GemmTask&);
   int64_t cols;    // of its register tile
-  int64_t unit;    // a multiple of vectors and cache lines, at which columns are cut
   int64_t most_k;  // of the summed dimension at a time
 };
 

@@ -39,7 +39,7 @@ struct Gemm {
       for (int64_t i0 = 0; i0 < t.rows; i0 += work.group) multiply_group(t, work, p, i0);
   }
 
-  static constexpr GemmKernel kernel() { return {run, cols, larger(lanes<Isa>, floats_per_line), most_k}; }
+  static constexpr GemmKernel kernel() { return {run, cols, most_k}; }
 
  private:
   // Whole plain panels of what lies in lines are made by the first tile that reads these.
@@ -144,9 +144,6 @@ struct Gemm {
   }
 };
 
-template <class Isa>
-using RowsInPlace = Gemm<InPlaceTile<Isa>, F32Panels<InPlaceTile<Isa>>, Reads::rows>;
-
 // One row of A by lines of B, some at a time, which are read once and as they lie: C += a_p B_p.
 template <class Isa>
 struct OneRow {
@@ -154,14 +151,14 @@ struct OneRow {
   static constexpr int64_t w = lanes<Isa>;
 
   static void run(const GemmTask& t) {
-    constexpr int lines = Isa::gemm_rows >= 8 ? 8 : 4;
+    constexpr int lines = Isa::registers >= 32 ? 8 : 4;
     int64_t p = 0;
     for (; p + lines <= t.k; p += lines) add_lines<lines>(t, p);
     for (; p < t.k || p == 0; ++p) t.k == 0 ? add_lines<0>(t, p) : add_lines<1>(t, p);
   }
 
   // Nothing is packed: any width will do.
-  static constexpr GemmKernel kernel() { return {run, w, larger(w, floats_per_line), 2}; }
+  static constexpr GemmKernel kernel() { return {run, floats_per_line, 2}; }
 
  private:
   // Begins with what C has to begin with, and ends with the residual.

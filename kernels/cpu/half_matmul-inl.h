@@ -37,9 +37,8 @@ struct WidenedHalves {
 template <class Isa, class Halves>
 struct HalfProduct {
   using V = Vec<Isa>;
-  static constexpr int R = 4;  // weight rows at once
-  static constexpr int A =
-      Isa::gemm_rows * Isa::gemm_vectors >= 16 ? 4 : 2;  // activations at once: R * A sums in registers
+  static constexpr int R = 4;                             // weight rows at once
+  static constexpr int A = Isa::registers >= 32 ? 4 : 2;  // activations at once: R * A sums in registers
 
   // Rows that are multiplied together are far apart: the weight is read in R streams (prefetch_stream).
   static void run(const TileProduct& t) {

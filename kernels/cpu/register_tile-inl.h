@@ -126,10 +126,10 @@ struct RegisterTile {
     const float *line = c, *ahead = f.ahead ? f.ahead : f.b;  // b: a line that is there anyway
     // C's rows, too, come while others are multiplied, late enough to be still there when they are needed.
     const int64_t first_line = f.k - (R + 12) * tile_unroll;
-    const float* const last_line = c + R * c_stride;
+    const float* const end_line = c + R * c_stride;
     int64_t p = 0;
     for (; p + tile_unroll <= f.k; p += tile_unroll, ahead += f.ahead_step) {
-      if (p >= first_line && line != last_line) {
+      if (p >= first_line && line != end_line) {
         fetch_line<true>(line);
         line += c_stride;
       }
