@@ -9,10 +9,13 @@
 //                                8
 //   unsigned_only                is_signed is slow: 128 is better added to the codes before
 //   add_pairs(sum, w, y)         sum + the products of the halves of w's lanes and of y, as 16-bit integers
+//   pair_bytes(x, y)             L lanes of the bytes x[i] and, in the upper half, y[i] as 16-bit integers
 //   multiply(x, y), sum(x)       of L integers
 //   from_f16(p), from_bf16(p)    L halves as floats, exact
 //   tile_vectors, tile_activations   the tile of sums in registers, of a product with many activations
 //   pairs_rows, two_rows<units>  its sums by products of pairs of rows instead of dot
+//   scales_pairs                 dot and total take a last argument, L pairs of 16-bit numbers, which the
+//                                products are multiplied by on the way to sums of 32 bits
 #pragma once
 
 namespace gladius::cpu {

@@ -5,6 +5,7 @@
 #include <arm_neon.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "kernels/cpu/simd.h"
 
@@ -16,7 +17,7 @@ struct QuantNeon {
   using Bytes = int8x16_t;
   using Ints = int32x4_t;
   using Floats = float32x4_t;
-  static constexpr bool unsigned_only = false, pairs_rows = false;
+  static constexpr bool unsigned_only = false, pairs_rows = false, scales_pairs = false;
   static constexpr int tile_vectors = 2, tile_activations = 4;
 
   static GLADIUS_INLINE Bytes load(const int8_t* p) { return vld1q_s8(p); }
@@ -29,6 +30,12 @@ struct QuantNeon {
     const int16x8_t pairs = vreinterpretq_s16_s32(w), both = vreinterpretq_s16_s32(vdupq_n_s32(y));
     return vaddq_s32(
         sum, vpaddq_s32(vmull_s16(vget_low_s16(pairs), vget_low_s16(both)), vmull_high_s16(pairs, both)));
+  }
+  static GLADIUS_INLINE Ints pair_bytes(const int8_t* x, const int8_t* y) {
+    uint32_t four_x, four_y;
+    std::memcpy(&four_x, x, 4);
+    std::memcpy(&four_y, y, 4);
+    return vreinterpretq_s32_s16(vmovl_s8(vzip1_s8(vcreate_s8(four_x), vcreate_s8(four_y))));
   }
   static GLADIUS_INLINE Floats from_f16(const uint16_t* p) {
     return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)));

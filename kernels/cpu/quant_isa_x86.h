@@ -14,6 +14,12 @@ namespace gladius::cpu {
 template <int max_code>
 inline constexpr int most_narrow_sums = 32767 / (2 * 127 * max_code);
 
+// Sums stay in order: compilers may add products in a tree, for which there are too few registers.
+template <class V>
+GLADIUS_INLINE void add_in_order(V& sum) {
+  __asm__("" : "+v"(sum));
+}
+
 template <>
 struct QuantIsa<struct Sse2> {
   using Bytes = __m128i;
@@ -23,7 +29,7 @@ struct QuantIsa<struct Sse2> {
   struct Sums {
     __m128i low, high;
   };
-  static constexpr bool unsigned_only = false, pairs_rows = false;
+  static constexpr bool unsigned_only = false, pairs_rows = false, scales_pairs = false;
   static constexpr int tile_vectors = 1, tile_activations = 2;
 
   static GLADIUS_INLINE Bytes load(const int8_t* p) {
@@ -38,9 +44,15 @@ struct QuantIsa<struct Sse2> {
     const auto high = [](Bytes b) { return _mm_srai_epi16(_mm_unpackhi_epi8(b, b), 8); };
     s.low = _mm_add_epi32(s.low, _mm_madd_epi16(low(w), low(y)));
     s.high = _mm_add_epi32(s.high, _mm_madd_epi16(high(w), high(y)));
+    add_in_order(s.low);
+    add_in_order(s.high);
   }
   static GLADIUS_INLINE Ints add_pairs(Ints sum, Ints w, int32_t y) {
     return _mm_add_epi32(sum, _mm_madd_epi16(w, _mm_set1_epi32(y)));
+  }
+  static GLADIUS_INLINE Ints pair_bytes(const int8_t* x, const int8_t* y) {
+    const __m128i pairs = _mm_unpacklo_epi8(_mm_loadu_si32(x), _mm_loadu_si32(y));
+    return _mm_srai_epi16(_mm_unpacklo_epi8(pairs, pairs), 8);
   }
 
   static GLADIUS_INLINE Ints total(Sums s) {
@@ -90,8 +102,8 @@ struct QuantIsa<struct Avx2> {
   struct Sums {
     __m256i narrow, wide;
   };
-  static constexpr bool unsigned_only = false, pairs_rows = false;
-  static constexpr int tile_vectors = 2, tile_activations = 2;
+  static constexpr bool unsigned_only = false, pairs_rows = false, scales_pairs = true;
+  static constexpr int tile_vectors = 2, tile_activations = 4;
 
   static GLADIUS_INLINE Bytes load(const int8_t* p) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
@@ -102,20 +114,26 @@ struct QuantIsa<struct Avx2> {
   // vpmaddubsw adds two products of an unsigned and a signed byte in 16 bits with saturation: 2 * 128 * 127
   // fits. Where codes are signed, their sign moves to the activation.
   template <bool is_signed, int max_code>
-  static GLADIUS_INLINE void dot(Sums& s, Bytes w, Bytes y, int step) {
+  static GLADIUS_INLINE void dot(Sums& s, Bytes w, Bytes y, int step, Ints scale = one()) {
     if constexpr (is_signed) {
       y = _mm256_sign_epi8(y, w);
       w = _mm256_abs_epi8(w);
     }
     const __m256i products = _mm256_maddubs_epi16(w, y);
     if (step > 0 && step % most_narrow_sums<max_code> == 0)
-      s = {products, widened(s)};
+      s = {products, total(s, scale)};
     else
       s.narrow = _mm256_add_epi16(s.narrow, products);
+    add_in_order(s.narrow);
   }
-  static GLADIUS_INLINE Ints total(Sums s) { return widened(s); }
+  static GLADIUS_INLINE Ints total(Sums s, Ints scale = one()) {
+    return _mm256_add_epi32(s.wide, _mm256_madd_epi16(s.narrow, scale));
+  }
   static GLADIUS_INLINE Ints add_pairs(Ints sum, Ints w, int32_t y) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(w, _mm256_set1_epi32(y)));
+  }
+  static GLADIUS_INLINE Ints pair_bytes(const int8_t* x, const int8_t* y) {
+    return _mm256_cvtepi8_epi16(_mm_unpacklo_epi8(_mm_loadu_si64(x), _mm_loadu_si64(y)));
   }
 
   static GLADIUS_INLINE Ints multiply(Ints x, Ints y) { return _mm256_mullo_epi32(x, y); }
@@ -134,9 +152,7 @@ struct QuantIsa<struct Avx2> {
   }
 
  private:
-  static GLADIUS_INLINE __m256i widened(Sums s) {
-    return _mm256_add_epi32(s.wide, _mm256_madd_epi16(s.narrow, _mm256_set1_epi16(1)));
-  }
+  static GLADIUS_INLINE Ints one() { return _mm256_set1_epi16(1); }
 };
 #endif
 
@@ -152,13 +168,18 @@ struct QuantAvx512 {
 
   static GLADIUS_INLINE Bytes load(const int8_t* p) { return _mm512_loadu_si512(p); }
   static GLADIUS_INLINE Bytes repeat(int32_t four_bytes) { return _mm512_set1_epi32(four_bytes); }
-  template <bool is_signed, int max_code, class Sums>
-  static GLADIUS_INLINE void dot(Sums& s, Bytes w, Bytes y, int step) {
+  template <bool is_signed, int max_code, class Sums, class... Scale>
+  static GLADIUS_INLINE void dot(Sums& s, Bytes w, Bytes y, int step, Scale... scale) {
     if constexpr (is_signed) {
       y = _mm512_mask_sub_epi8(y, _mm512_movepi8_mask(w), _mm512_setzero_si512(), y);
       w = _mm512_abs_epi8(w);
     }
-    Self::template add_products<max_code>(s, w, y, step);
+    Self::template add_products<max_code>(s, w, y, step, scale...);
+  }
+  static GLADIUS_INLINE Ints pair_bytes(const int8_t* x, const int8_t* y) {
+    const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(x)),
+                  b = _mm_loadu_si128(reinterpret_cast<const __m128i*>(y));
+    return _mm512_cvtepi8_epi16(_mm256_set_m128i(_mm_unpackhi_epi8(a, b), _mm_unpacklo_epi8(a, b)));
   }
 
   static GLADIUS_INLINE Ints multiply(Ints x, Ints y) { return _mm512_mullo_epi32(x, y); }
@@ -178,23 +199,27 @@ struct QuantIsa<struct Avx512> : QuantAvx512<QuantIsa<struct Avx512>> {
   struct Sums {  // as those of AVX2
     __m512i narrow, wide;
   };
-  static constexpr bool unsigned_only = false;
+  static constexpr bool unsigned_only = false, scales_pairs = true;
 
   static GLADIUS_INLINE Sums zero() { return {_mm512_setzero_si512(), _mm512_setzero_si512()}; }
   template <int max_code>
-  static GLADIUS_INLINE void add_products(Sums& s, __m512i w, __m512i y, int step) {
+  static GLADIUS_INLINE void add_products(Sums& s, __m512i w, __m512i y, int step, Ints scale = one()) {
     const __m512i products = _mm512_maddubs_epi16(w, y);
     if (step > 0 && step % most_narrow_sums<max_code> == 0)
-      s = {products, total(s)};
+      s = {products, total(s, scale)};
     else
       s.narrow = _mm512_add_epi16(s.narrow, products);
+    add_in_order(s.narrow);
   }
-  static GLADIUS_INLINE Ints total(Sums s) {
-    return _mm512_add_epi32(s.wide, _mm512_madd_epi16(s.narrow, _mm512_set1_epi16(1)));
+  static GLADIUS_INLINE Ints total(Sums s, Ints scale = one()) {
+    return _mm512_add_epi32(s.wide, _mm512_madd_epi16(s.narrow, scale));
   }
   static GLADIUS_INLINE Ints add_pairs(Ints sum, Ints w, int32_t y) {
     return _mm512_add_epi32(sum, _mm512_madd_epi16(w, _mm512_set1_epi32(y)));
   }
+
+ private:
+  static GLADIUS_INLINE Ints one() { return _mm512_set1_epi16(1); }
 };
 #endif
 
@@ -202,7 +227,7 @@ struct QuantIsa<struct Avx512> : QuantAvx512<QuantIsa<struct Avx512>> {
 template <>
 struct QuantIsa<struct Avx512Vnni> : QuantAvx512<QuantIsa<struct Avx512Vnni>> {
   using Sums = __m512i;
-  static constexpr bool unsigned_only = true;
+  static constexpr bool unsigned_only = true, scales_pairs = false;
 
   static GLADIUS_INLINE Sums zero() { return _mm512_setzero_si512(); }
   template <int>

@@ -46,14 +46,20 @@ struct PanelProduct {
     std::memcpy(&four, y.codes + k, 4);
     return Q::repeat(four);
   }
-  // The sums of codes of groups `group` and `group` + 1.
-  static GLADIUS_INLINE int32_t two_sums(const Row& y, int64_t group) {
-    int32_t two;
-    std::memcpy(&two, y.group_sums() + group, 4);
-    return two;
+  // `scale`: those of the group, where products are multiplied by them at once.
+  using Scale = typename Factors::Scale;
+  static GLADIUS_INLINE void dot(Sums& sum, Bytes w, Bytes y, int step, [[maybe_unused]] const Scale* scale) {
+    constexpr bool is_signed = F::is_signed && !offset;
+    if constexpr (Factors::twice)
+      Q::template dot<is_signed, Codes::max_code>(sum, w, y, step, typename Q::Ints(I::load_aligned(scale)));
+    else
+      Q::template dot<is_signed, Codes::max_code>(sum, w, y, step);
   }
-  static GLADIUS_INLINE void dot(Sums& sum, Bytes w, Bytes y, int step) {
-    Q::template dot<F::is_signed && !offset, Codes::max_code>(sum, w, y, step);
+  static GLADIUS_INLINE I total(const Sums& sum, [[maybe_unused]] const Scale* scale) {
+    if constexpr (Factors::twice)
+      return I(Q::total(sum, typename Q::Ints(I::load_aligned(scale))));
+    else
+      return I(Q::total(sum));
   }
   static GLADIUS_INLINE Bytes bytes_of(const Line& line) { return reinterpret_cast<Bytes>(line); }
   static GLADIUS_INLINE V to_float(I x) { return xsimd::to_float(x); }
@@ -82,8 +88,10 @@ struct PanelProduct {
     GLADIUS_INLINE void clear() {
       for (Part& part : parts) part = Part(0);
     }
-    GLADIUS_INLINE void add(int group, I sum, const typename Factors::Scale* scale) {
-      if constexpr (in_float) {
+    GLADIUS_INLINE void add(int group, I sum, const Scale* scale) {
+      if constexpr (Factors::twice) {
+        parts[0] = parts[0] + sum;
+      } else if constexpr (in_float) {
         V& part = parts[group / (groups / 2)];
         part = Isa::fma(to_float(sum), load<Isa>(scale), part);
       } else {
@@ -99,14 +107,32 @@ struct PanelProduct {
     }
   };
 
+  // What a block of an activation brings to its products besides codes.
+  struct RowFactors {
+    float d, s;
+    int32_t sum;
+    const int16_t* group_sums;
+  };
+  static GLADIUS_INLINE RowFactors factors_of(const Row& y, int64_t block) {
+    RowFactors f{.d = y.d()[block], .s = 0, .sum = 0, .group_sums = nullptr};
+    if constexpr (F::super) {
+      f.group_sums = y.group_sums() + block * groups;
+    } else {
+      f.sum = y.sums()[block];
+      if constexpr (F::has_min) f.s = y.s()[block];
+    }
+    return f;
+  }
+
   // sum + the product of a super-block, rows from `lane` on.
-  static GLADIUS_INLINE V finish(V sum, const Total& total, const Factors& f, int lane, const Row& y,
-                                 int64_t block) {
+  static GLADIUS_INLINE V finish(V sum, const Total& total, const Factors& f, int lane, const RowFactors& y) {
     I offsets(0);
-    for (int pair = 0; pair < groups / 2; ++pair)
-      offsets = I(Q::add_pairs(offsets, I::load_aligned(f.pairs[pair] + lane),
-                               two_sums(y, block * groups + 2 * pair)));
-    const V dy(y.d[block]), scale = load<Isa>(f.d + lane) * dy;
+    for (int pair = 0; pair < groups / 2; ++pair) {
+      int32_t two;
+      std::memcpy(&two, y.group_sums + 2 * pair, 4);
+      offsets = I(Q::add_pairs(offsets, I::load_aligned(f.pairs[pair] + lane), two));
+    }
+    const V dy(y.d), scale = load<Isa>(f.d + lane) * dy;
     if constexpr (F::has_min) {
       const V product = scale * total.value();
       return sum + (product - load<Isa>(f.m + lane) * dy * to_float(offsets));
@@ -115,57 +141,78 @@ struct PanelProduct {
     }
   }
   // The same for a simple block, whose sum of codes is `total`.
-  static GLADIUS_INLINE V finish(V sum, I total, const Factors& f, int lane, const Row& y, int64_t block) {
-    if constexpr (zero != 0) total = total - I(zero * y.sums[block]);
-    V product = load<Isa>(f.d + lane) * V(y.d[block]) * to_float(total);
-    if constexpr (F::has_min) product = product + load<Isa>(f.m + lane) * V(y.s[block]);
+  static GLADIUS_INLINE V finish(V sum, I total, const Factors& f, int lane, const RowFactors& y) {
+    if constexpr (zero != 0) total = total - I(zero * y.sum);
+    V product = load<Isa>(f.d + lane) * V(y.d) * to_float(total);
+    if constexpr (F::has_min) product = product + load<Isa>(f.m + lane) * V(y.s);
     return sum + product;
   }
 
   // ---- few ----
 
-  // Adds the products of vector v of a block of a panel with M activations.
+  // Vectors of a panel whose sums are held at once: two where registers allow, as they share activations.
+  template <int M>
+  static constexpr int together = vectors % 2 == 0 && 2 * Codes::parts * M <= 8 ? 2 : 1;
+
+  // Adds the products of a block of a panel with M activations, for the vectors from v on.
   template <int M>
   static GLADIUS_INLINE void add_block(const uint8_t* lines, const Factors& f, int v, const Row* y,
-                                       int64_t block, V* sums) {
-    Total totals[M];
-    I simple[M];
-    for (int m = 0; m < M; ++m) totals[m].clear(), simple[m] = I(0);
+                                       int64_t block, V (*sums)[M]) {
+    constexpr int T = together<M>;
+    Total totals[T][M];
+    I simple[T][M];
+    for (int i = 0; i < T; ++i)
+      for (int m = 0; m < M; ++m) totals[i][m].clear(), simple[i][m] = I(0);
 #pragma GCC unroll 4
     for (int stage = 0; stage < Codes::stages; ++stage) {
-      Sums s[M][Codes::parts];
+      const auto scale = [&](int i, int part) {
+        return f.scales[F::super ? Codes::group(stage, part) : 0] + (v + i) * L;
+      };
+      Sums s[T][M][Codes::parts];
+#pragma GCC unroll 2
+      for (int i = 0; i < T; ++i)
 #pragma GCC unroll 4
-      for (int m = 0; m < M; ++m)
+        for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
-        for (int part = 0; part < Codes::parts; ++part) s[m][part] = Q::zero();
+          for (int part = 0; part < Codes::parts; ++part) s[i][m][part] = Q::zero();
 #pragma GCC unroll 8
       for (int step = 0; step < Codes::steps; ++step) {
-        Line codes[Codes::parts];
-        read(lines, v, stage, step, codes);
+        Line codes[T][Codes::parts];
+#pragma GCC unroll 2
+        for (int i = 0; i < T; ++i) read(lines, v + i, stage, step, codes[i]);
 #pragma GCC unroll 4
         for (int part = 0; part < Codes::parts; ++part)
 #pragma GCC unroll 4
-          for (int m = 0; m < M; ++m)
-            dot(s[m][part], bytes_of(codes[part]),
-                four_codes(y[m], block * F::size + 4 * Codes::unit(stage, part, step)), step);
+          for (int m = 0; m < M; ++m) {
+            const Bytes four = four_codes(y[m], block * F::size + 4 * Codes::unit(stage, part, step));
+#pragma GCC unroll 2
+            for (int i = 0; i < T; ++i)
+              dot(s[i][m][part], bytes_of(codes[i][part]), four, step, scale(i, part));
+          }
       }
 #pragma GCC unroll 4
       for (int part = 0; part < Codes::parts; ++part)
 #pragma GCC unroll 4
-        for (int m = 0; m < M; ++m) {
-          const int group = Codes::group(stage, part);
-          if constexpr (F::super)
-            totals[m].add(group, I(Q::total(s[m][part])), f.scales[group] + v * L);
-          else
-            simple[m] = simple[m] + I(Q::total(s[m][part]));
-        }
+        for (int m = 0; m < M; ++m)
+#pragma GCC unroll 2
+          for (int i = 0; i < T; ++i) {
+            const I sum = total(s[i][m][part], scale(i, part));
+            if constexpr (F::super)
+              totals[i][m].add(Codes::group(stage, part), sum, scale(i, part));
+            else
+              simple[i][m] = simple[i][m] + sum;
+          }
     }
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
-      if constexpr (F::super)
-        sums[m] = finish(sums[m], totals[m], f, v * L, y[m], block);
-      else
-        sums[m] = finish(sums[m], simple[m], f, v * L, y[m], block);
+      const RowFactors of_row = factors_of(y[m], block);
+#pragma GCC unroll 2
+      for (int i = 0; i < T; ++i) {
+        if constexpr (F::super)
+          sums[i][m] = finish(sums[i][m], totals[i][m], f, (v + i) * L, of_row);
+        else
+          sums[i][m] = finish(sums[i][m], simple[i][m], f, (v + i) * L, of_row);
+      }
     }
   }
 
@@ -184,7 +231,11 @@ struct PanelProduct {
         Factors f;
         f.read(panel + block * panel_block(type).head);
         const uint8_t* from = lines + block * panel_block(type).lines;
-        for (int v = 0; v < vectors; ++v) add_block<M>(from, f, v, y, block, sums[v]);
+        for (int v = 0; v < vectors; v += together<M>) {
+          // Codes of activations are read again: compilers would keep all of a block's on the stack.
+          for (int m = 0; m < M; ++m) __asm__("" : "+r"(y[m].codes));
+          add_block<M>(from, f, v, y, block, sums + v);
+        }
       }
       const int64_t rows = t.w_rows - n < panel_rows ? t.w_rows - n : panel_rows;
       for (int m = 0; m < M && m < t.a_rows; ++m) {
@@ -256,9 +307,10 @@ struct PanelProduct {
     }
   }
 
-  // sums[m][v]: those of group g of the chunk's block b.
-  template <int M>
-  static GLADIUS_INLINE void group_sums(const Chunk& c, int b, int g, const Row* y, int64_t k, I (*sums)[W]) {
+  // sums[m][v]: those of group g of the chunk's block b, whose scales are at scale(v).
+  template <int M, class ScaleOf>
+  static GLADIUS_INLINE void group_sums(const Chunk& c, int b, int g, const Row* y, int64_t k, ScaleOf scale,
+                                        I (*sums)[W]) {
     const int8_t* w = c.codes + (b * F::size + g * F::group) * R;
     k += b * F::size + g * F::group;
     if constexpr (Q::pairs_rows) {
@@ -285,13 +337,13 @@ struct PanelProduct {
         for (int m = 0; m < M; ++m) {
           const Bytes four = four_codes(y[m], k + 4 * u);
 #pragma GCC unroll 4
-          for (int v = 0; v < W; ++v) dot(s[m][v], codes[v], four, u);
+          for (int v = 0; v < W; ++v) dot(s[m][v], codes[v], four, u, scale(v));
         }
       }
 #pragma GCC unroll 8
       for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
-        for (int v = 0; v < W; ++v) sums[m][v] = I(Q::total(s[m][v]));
+        for (int v = 0; v < W; ++v) sums[m][v] = total(s[m][v], scale(v));
     }
   }
 
@@ -312,29 +364,33 @@ struct PanelProduct {
 #pragma GCC unroll 2
         for (int half = 0; half < 2; ++half)
           for (int g = half * groups / 2; g < (half + 1) * groups / 2; ++g) {
+            const auto scale = [&](int v) { return factors(b, v).scales[g] + lane(v); };
             I s[M][W];
-            group_sums<M>(c, b, g, y, k, s);
+            group_sums<M>(c, b, g, y, k, scale, s);
 #pragma GCC unroll 8
             for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
-              for (int v = 0; v < W; ++v)
-                totals[m][v].add(half * groups / 2, s[m][v], factors(b, v).scales[g] + lane(v));
+              for (int v = 0; v < W; ++v) totals[m][v].add(half * groups / 2, s[m][v], scale(v));
           }
 #pragma GCC unroll 8
-        for (int m = 0; m < M; ++m)
+        for (int m = 0; m < M; ++m) {
+          const RowFactors of_row = factors_of(y[m], block);
 #pragma GCC unroll 4
           for (int v = 0; v < W; ++v)
             store<Isa>(sums[m] + v * L,
-                       finish(load<Isa>(sums[m] + v * L), totals[m][v], factors(b, v), lane(v), y[m], block));
+                       finish(load<Isa>(sums[m] + v * L), totals[m][v], factors(b, v), lane(v), of_row));
+        }
       } else {
         I s[M][W];
-        group_sums<M>(c, b, 0, y, k, s);
+        group_sums<M>(c, b, 0, y, k, [](int) { return static_cast<const Scale*>(nullptr); }, s);
 #pragma GCC unroll 8
-        for (int m = 0; m < M; ++m)
+        for (int m = 0; m < M; ++m) {
+          const RowFactors of_row = factors_of(y[m], block);
 #pragma GCC unroll 4
           for (int v = 0; v < W; ++v)
             store<Isa>(sums[m] + v * L,
-                       finish(load<Isa>(sums[m] + v * L), s[m][v], factors(b, v), lane(v), y[m], block));
+                       finish(load<Isa>(sums[m] + v * L), s[m][v], factors(b, v), lane(v), of_row));
+        }
       }
     }
   }

@@ -93,24 +93,24 @@ struct RowProduct {
       for (int i = 0; i < 8; ++i) sums[0] += v[0][i];
     }
     if constexpr (B == 1) {
-      const int32_t s = sums[0] - F::zero * y.sums[first];
-      float term = c.d[b] * y.d[first] * static_cast<float>(s);
-      if constexpr (F::has_min) term += c.m[b] * y.s[first];
+      const int32_t s = sums[0] - F::zero * y.sums()[first];
+      float term = c.d[b] * y.d()[first] * static_cast<float>(s);
+      if constexpr (F::has_min) term += c.m[b] * y.s()[first];
       return sum + term;
     } else {
       if constexpr (F::zero != 0) {
         Ints32 codes;
-        load_eight(y.sums + first, codes);
+        load_eight(y.sums() + first, codes);
         sums -= F::zero * codes;
       }
       Floats32 dw, dy;
       load_eight(c.d, dw);
-      load_eight(y.d + first, dy);
+      load_eight(y.d() + first, dy);
       Floats32 terms = dw * dy * __builtin_convertvector(sums, Floats32);
       if constexpr (F::has_min) {
         Floats32 mw, sy;
         load_eight(c.m, mw);
-        load_eight(y.s + first, sy);
+        load_eight(y.s() + first, sy);
         terms += mw * sy;
       }
       for (int i = 0; i < B; ++i) sum += terms[i];
@@ -133,10 +133,10 @@ struct RowProduct {
       for (int g = 0; g < groups; ++g) offset += c.scales[g] * sums[g];
       sum -= F::zero * offset;
     }
-    const float product = c.d[0] * y.d[block] * static_cast<float>(sum);
+    const float product = c.d[0] * y.d()[block] * static_cast<float>(sum);
     if constexpr (!F::has_min) return product;
     for (int g = 0; g < groups; ++g) offset += c.mins[g] * sums[g];
-    return product - c.m[0] * y.d[block] * static_cast<float>(offset);
+    return product - c.m[0] * y.d()[block] * static_cast<float>(offset);
   }
 
   static constexpr int64_t most_activations = 3;  // with more, panels are faster

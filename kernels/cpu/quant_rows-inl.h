@@ -24,28 +24,22 @@ struct ActivationRow {
   using F = Format<weight>;
 
   As<int8_t>* codes;
-  As<float>* d;
-  // Of simple blocks:
-  As<int32_t>* sums;  // of a block's codes
-  As<float>* s;       // Q8_1: d * that
-  // Of super-blocks:
-  As<int16_t>*sixteens, *thirty_twos;  // sums of so many codes
+  int64_t K;
 
   static GLADIUS_INLINE ActivationRow at(Byte* row, int64_t K) {
-    ActivationRow y{};
-    y.codes = reinterpret_cast<As<int8_t>*>(row);
-    y.d = reinterpret_cast<As<float>*>(row + K);
-    Byte* rest = row + K + K / F::size * static_cast<int64_t>(sizeof(float));
-    if constexpr (F::super) {
-      y.sixteens = reinterpret_cast<As<int16_t>*>(rest);
-      y.thirty_twos = y.sixteens + K / 16;
-    } else {
-      y.sums = reinterpret_cast<As<int32_t>*>(rest);
-      y.s = reinterpret_cast<As<float>*>(y.sums + K / F::size);
-    }
-    return y;
+    return {reinterpret_cast<As<int8_t>*>(row), K};
   }
-  GLADIUS_INLINE As<int16_t>* group_sums() const { return F::group == 16 ? sixteens : thirty_twos; }
+  GLADIUS_INLINE As<float>* d() const { return reinterpret_cast<As<float>*>(codes + K); }
+  // Of simple blocks: sums of a block's codes and, for Q8_1, d * that.
+  GLADIUS_INLINE As<int32_t>* sums() const { return reinterpret_cast<As<int32_t>*>(d() + blocks()); }
+  GLADIUS_INLINE As<float>* s() const { return reinterpret_cast<As<float>*>(sums() + blocks()); }
+  // Of super-blocks: sums of 16 and of 32 codes.
+  GLADIUS_INLINE As<int16_t>* sixteens() const { return reinterpret_cast<As<int16_t>*>(d() + blocks()); }
+  GLADIUS_INLINE As<int16_t>* thirty_twos() const { return sixteens() + blocks() * (F::size / 16); }
+  GLADIUS_INLINE As<int16_t>* group_sums() const { return F::group == 16 ? sixteens() : thirty_twos(); }
+
+ private:
+  GLADIUS_INLINE int64_t blocks() const { return static_cast<int64_t>(static_cast<uint64_t>(K) / F::size); }
 };
 
 template <class Isa>
@@ -132,21 +126,21 @@ struct QuantRows {
     for (int64_t b = 0; b < K / F::size; ++b) {
       int8_t* q = row.codes + b * F::size;
       if constexpr (F::super) {
-        row.d[b] = super_eight_bits(x + b * F::size, q);
+        row.d()[b] = super_eight_bits(x + b * F::size, q);
       } else {
         const float d = eight_bits(x + b * F::size, q);
-        row.d[b] = f16_to_f32(f32_to_f16(d));
+        row.d()[b] = f16_to_f32(f32_to_f16(d));
         if constexpr (F::activation == DType::Q8_1)
-          row.s[b] = f16_to_f32(f32_to_f16(static_cast<float>(sum_codes(F::size, q)) * d));
+          row.s()[b] = f16_to_f32(f32_to_f16(static_cast<float>(sum_codes(F::size, q)) * d));
       }
     }
     if constexpr (F::super) {
       for (int64_t g = 0; g < K / 16; ++g)
-        row.sixteens[g] = static_cast<int16_t>(sum_codes(16, row.codes + g * 16));
+        row.sixteens()[g] = static_cast<int16_t>(sum_codes(16, row.codes + g * 16));
       for (int64_t g = 0; g < K / 32; ++g)
-        row.thirty_twos[g] = static_cast<int16_t>(row.sixteens[2 * g] + row.sixteens[2 * g + 1]);
+        row.thirty_twos()[g] = static_cast<int16_t>(row.sixteens()[2 * g] + row.sixteens()[2 * g + 1]);
     } else {
-      for (int64_t b = 0; b < K / F::size; ++b) row.sums[b] = sum_codes(F::size, row.codes + b * F::size);
+      for (int64_t b = 0; b < K / F::size; ++b) row.sums()[b] = sum_codes(F::size, row.codes + b * F::size);
     }
   }
 
