@@ -233,7 +233,8 @@ struct PanelProduct {
         const uint8_t* from = lines + block * panel_block(type).lines;
         for (int v = 0; v < vectors; v += together<M>) {
           // Codes of activations are read again: compilers would keep all of a block's on the stack.
-          for (int m = 0; m < M; ++m) __asm__("" : "+r"(y[m].codes));
+          if constexpr (vectors > together<M>)
+            for (int m = 0; m < M; ++m) __asm__("" : "+r"(y[m].codes));
           add_block<M>(from, f, v, y, block, sums + v);
         }
       }
