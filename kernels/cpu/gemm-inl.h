@@ -151,7 +151,7 @@ struct OneRow {
   static constexpr int64_t w = lanes<Isa>;
 
   static void run(const GemmTask& t) {
-    constexpr int lines = Isa::registers >= 32 ? 8 : 4;
+    constexpr int lines = Isa::registers >= 32 ? 16 : 8;
     int64_t p = 0;
     for (; p + lines <= t.k; p += lines) add_lines<lines>(t, p);
     for (; p < t.k || p == 0; ++p) t.k == 0 ? add_lines<0>(t, p) : add_lines<1>(t, p);
@@ -170,7 +170,7 @@ struct OneRow {
     const float* const b = t.b.from(0, p).data;
     const auto vector = [&](int64_t j, auto fetch, auto put) __attribute__((always_inline)) {
       V sum = starts ? V(0.0f) : fetch(t.c + j);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
       for (int i = 0; i < Lines; ++i) sum = Isa::fma(a[i], fetch(b + i * t.b.stride + j), sum);
       if (ends) sum = sum + fetch(t.residual + j);
       put(t.c + j, sum);
