@@ -109,8 +109,12 @@ struct Gemm {
     // With one group only, a panel has done its work before the next one comes.
     float* const panel = work.b + (t.rows <= work.group ? 0 : at.j * floats);
     const GemmOperand b = t.b.from(at.j, at.p);
-    const bool in_lines = copies && at.i0 == 0 && !b.k_contiguous && width == cols;
-    if (at.i0 == 0 && !in_lines) Pack::pack(b, width, t.cols - at.j, k, cols, panel);
+    // A line of the panel holds whole vectors; those of B are read where they lie, but for the last ones.
+    const int64_t line = ceil_div(width, lanes<Isa>) * lanes<Isa>, readable = t.cols - at.j;
+    const bool in_lines = copies && at.i0 == 0 && !b.k_contiguous;
+    const int64_t whole = in_lines ? Pack::whole_lines(b.stride, width, readable, k) : 0;
+    float* const rest = panel + whole * line;
+    if (at.i0 == 0 && whole < k) Pack::pack(b.from(0, whole), width, readable, k - whole, line, rest);
     const Ahead a_ahead = next_a(t, work, at), b_ahead = next_b(t, work, at);
     const int64_t for_b = at.i0 == 0 ? gemm_group_panels : 0;
     const TileStore to{at.p > 0 || t.add, at.p + k >= t.k ? t.residual : nullptr};
@@ -123,9 +127,12 @@ struct Gemm {
                     : reads == Reads::lines ? t.a.stride
                                             : 1,
                     panel,
-                    cols * Panels::word_floats};
+                    line * Panels::word_floats};
       // What one tile alone reads is not copied.
-      if (in_lines && tile == 0) f.b = b.data, f.b_step = b.stride, f.copy = tiles > 1 ? panel : nullptr;
+      if (in_lines && tile == 0) {
+        f.b = b.data, f.b_step = b.stride, f.copy = tiles > 1 ? panel : nullptr;
+        f.last_words = k - whole, f.last_b = rest, f.last_step = line;
+      }
       if (tile < for_b || !a_ahead.set(at.j / cols * (tiles - for_b) + tile - for_b, words, f))
         b_ahead.set(tile % gemm_group_panels, words, f);
       const TileStore store{to.add, to.residual ? to.residual + c : nullptr};

@@ -24,6 +24,13 @@ struct Packing {
       pack_rows(smaller(n - i, width), k, x.data + i * x.stride, x.stride, width, y + i * floats(k));
   }
 
+  // How many of k lines, `stride` apart, may be read as whole vectors for n values of i, those before the
+  // line that follows.
+  static int64_t whole_lines(int64_t stride, int64_t n, int64_t readable, int64_t k) {
+    const int64_t beyond = ceil_div(n, side) * side - readable;
+    return beyond > 0 ? k - smaller(k, ceil_div(beyond, stride)) : k;
+  }
+
   // One panel from rows that are contiguous along k: squares of vectors are transposed in registers.
   static void pack_rows(int64_t count, int64_t k, const float* x, int64_t stride, int64_t width, float* y) {
     const float* end = y + floats(k) * width;
@@ -81,9 +88,8 @@ struct Packing {
     for (int64_t i = 0; i < n; i += width, y += floats(k) * width) {  // panel by panel: stores in sequence
       // Whole vectors are stored where the panel's next line overwrites what is too much, and read where the
       // next line follows: what a panel holds beyond n is never used.
-      int64_t whole = width % side == 0 ? k / per_word : (k - 1) / per_word;
-      const int64_t beyond = i + vectors * side - readable;
-      if (beyond > 0) whole = smaller(whole, (k - smaller(k, ceil_div(beyond, stride))) / per_word);
+      const int64_t whole = smaller(width % side == 0 ? k / per_word : (k - 1) / per_word,
+                                    whole_lines(stride, width, readable - i, k) / per_word);
       const float* from = x + i;
       float* to = y;
       for (int64_t line = 0; line < whole; ++line, from += per_word * stride, to += line_floats)

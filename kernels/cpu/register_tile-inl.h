@@ -40,6 +40,10 @@ struct TileFactors {
   const float* b;
   int64_t b_step;
   float* copy = nullptr;  // a panel for the lines of B, which a Copying tile makes as it passes them
+  // The last few lines of B where these lie elsewhere.
+  int64_t last_words = 0;
+  const float* last_b = nullptr;
+  int64_t last_step = 0;
   // What will be needed later: a piece of the tile's width is asked for every tile_unroll words.
   const float* ahead = nullptr;
   int64_t ahead_step = 0;
@@ -128,7 +132,8 @@ struct RegisterTile {
     const int64_t first_line = f.k - (R + 12) * tile_unroll;
     const float* const end_line = c + R * c_stride;
     int64_t p = 0;
-    for (; p + tile_unroll <= f.k; p += tile_unroll, ahead += f.ahead_step) {
+    const int64_t in_place = f.k - f.last_words;
+    for (; p + tile_unroll <= in_place; p += tile_unroll, ahead += f.ahead_step) {
       if (p >= first_line && line != end_line) {
         fetch_line<true>(line);
         line += c_stride;
@@ -136,7 +141,10 @@ struct RegisterTile {
       fetch_line<false>(ahead);
       walk.template multiply<tile_unroll>(sums);
     }
-    for (; p < f.k; ++p) walk.template multiply<1>(sums);
+    for (; p < f.k; ++p) {
+      if (p == in_place) walk.b = f.last_b, walk.b_step = f.last_step;
+      walk.template multiply<1>(sums);
+    }
     Walk::finish(sums);
     if (cols == Vectors * lanes<Isa>)
       store_sums(sums, lanes<Isa>, c, c_stride, to);
