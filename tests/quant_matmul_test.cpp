@@ -274,6 +274,10 @@ TEST_CASE("the largest sums stay exact") {
             dtype == DType::Q4_1 || dtype == DType::Q5_1 || dtype == DType::Q4_K || dtype == DType::Q5_K;
         std::memcpy(W.data() + b * info.block_bytes + (dtype == DType::Q6_K ? offsetof(BlockQ6_K, d) : 0),
                     one, two ? 4 : 2);
+        // Bytes of ones are Q6_K's largest codes, but not its largest scales.
+        if (dtype == DType::Q6_K && byte == 0xff)
+          std::memset(W.data() + b * info.block_bytes + offsetof(BlockQ6_K, scales), b % 4 < 2 ? 0x7f : 0x80,
+                      sizeof(BlockQ6_K::scales));
       }
       std::vector<float> A(static_cast<size_t>(d.M * d.K));
       for (size_t i = 0; i < A.size(); ++i) {

@@ -161,6 +161,7 @@ struct OneRow {
     constexpr int lines = Isa::registers >= 32 ? 16 : 12;
     int64_t p = 0;
     for (; p + lines <= t.k; p += lines) add_lines<lines>(t, p);
+    for (; p + 4 <= t.k; p += 4) add_lines<4>(t, p);
     for (; p < t.k || p == 0; ++p) t.k == 0 ? add_lines<0>(t, p) : add_lines<1>(t, p);
   }
 

@@ -73,6 +73,16 @@ using Ints16 = int32_t __attribute__((vector_size(16)));
 using Ints32 = int32_t __attribute__((vector_size(32)));
 using Floats32 = float __attribute__((vector_size(32)));
 
+// unpack_scales of blocks.h for four at once: those of four sub-blocks, or of a sub-block in four rows. x
+// holds the bytes 0 to 3, 4 to 7 and 8 to 11 of the packed scales; [0] becomes sub-blocks 0 to 3, [1] the
+// others.
+struct SixBits {
+  uint32_t scales[2], mins[2];
+  explicit GLADIUS_INLINE SixBits(const uint32_t* x)
+      : scales{x[0] & 0x3f3f3f3f, (x[2] & 0x0f0f0f0f) | (x[0] >> 2 & 0x30303030)},
+        mins{x[1] & 0x3f3f3f3f, (x[2] >> 4 & 0x0f0f0f0f) | (x[1] >> 2 & 0x30303030)} {}
+};
+
 template <class Isa>
 struct Unpack {
   template <class Vector>
@@ -157,17 +167,15 @@ struct Unpack {
     }
   }
 
-  // unpack_scales of blocks.h for four sub-blocks at once.
   static GLADIUS_INLINE void six_bit_scales(uint16_t d, uint16_t dmin, const uint8_t* packed, Chunk<Isa>& c) {
     c.d[0] = f16_to_f32(d);
     c.m[0] = f16_to_f32(dmin);
-    uint32_t s[3];
-    std::memcpy(s, packed, 12);
-    const uint32_t scales[2] = {s[0] & 0x3f3f3f3f, (s[2] & 0x0f0f0f0f) | (s[0] >> 2 & 0x30303030)};
-    const uint32_t mins[2] = {s[1] & 0x3f3f3f3f, (s[2] >> 4 & 0x0f0f0f0f) | (s[1] >> 2 & 0x30303030)};
+    uint32_t x[3];
+    std::memcpy(x, packed, 12);
+    const SixBits s(x);
     for (int j = 0; j < 8; ++j) {
-      c.scales[j] = static_cast<int32_t>(scales[j / 4] >> (8 * (j % 4)) & 255);
-      c.mins[j] = static_cast<int32_t>(mins[j / 4] >> (8 * (j % 4)) & 255);
+      c.scales[j] = static_cast<int32_t>(s.scales[j / 4] >> (8 * (j % 4)) & 255);
+      c.mins[j] = static_cast<int32_t>(s.mins[j / 4] >> (8 * (j % 4)) & 255);
     }
   }
   static GLADIUS_INLINE void scales(const BlockQ4_K& b, Chunk<Isa>& c) {

@@ -14,8 +14,9 @@
 //   from_f16(p), from_bf16(p)    L halves as floats, exact
 //   tile_vectors, tile_activations   the tile of sums in registers, of a product with many activations
 //   pairs_rows, two_rows<units>  its sums by products of pairs of rows instead of dot
-//   scales_pairs                 dot and total take a last argument, L pairs of 16-bit numbers, which the
-//                                products are multiplied by on the way to sums of 32 bits
+//   scales_pairs                 dot and total take a last argument, L pairs of 16-bit numbers (ones where it
+//                                is left out), which sums of 16 bits are multiplied by on their way to 32:
+//                                the same from zero() to total
 #pragma once
 
 namespace gladius::cpu {

@@ -16,7 +16,7 @@ inline constexpr int most_narrow_sums = 32767 / (2 * 127 * max_code);
 
 // Sums stay in order: compilers may add products in a tree, for which there are too few registers.
 template <class V>
-GLADIUS_INLINE void add_in_order(V& sum) {
+GLADIUS_INLINE void keep_order(V& sum) {
   __asm__("" : "+v"(sum));
 }
 
@@ -44,8 +44,8 @@ struct QuantIsa<struct Sse2> {
     const auto high = [](Bytes b) { return _mm_srai_epi16(_mm_unpackhi_epi8(b, b), 8); };
     s.low = _mm_add_epi32(s.low, _mm_madd_epi16(low(w), low(y)));
     s.high = _mm_add_epi32(s.high, _mm_madd_epi16(high(w), high(y)));
-    add_in_order(s.low);
-    add_in_order(s.high);
+    keep_order(s.low);
+    keep_order(s.high);
   }
   static GLADIUS_INLINE Ints add_pairs(Ints sum, Ints w, int32_t y) {
     return _mm_add_epi32(sum, _mm_madd_epi16(w, _mm_set1_epi32(y)));
@@ -124,7 +124,7 @@ struct QuantIsa<struct Avx2> {
       s = {products, total(s, scale)};
     else
       s.narrow = _mm256_add_epi16(s.narrow, products);
-    add_in_order(s.narrow);
+    keep_order(s.narrow);
   }
   static GLADIUS_INLINE Ints total(Sums s, Ints scale = one()) {
     return _mm256_add_epi32(s.wide, _mm256_madd_epi16(s.narrow, scale));
@@ -209,7 +209,7 @@ struct QuantIsa<struct Avx512> : QuantAvx512<QuantIsa<struct Avx512>> {
       s = {products, total(s, scale)};
     else
       s.narrow = _mm512_add_epi16(s.narrow, products);
-    add_in_order(s.narrow);
+    keep_order(s.narrow);
   }
   static GLADIUS_INLINE Ints total(Sums s, Ints scale = one()) {
     return _mm512_add_epi32(s.wide, _mm512_madd_epi16(s.narrow, scale));

@@ -48,14 +48,14 @@ struct PanelProduct {
   }
   // `scale`: those of the group, where products are multiplied by them at once.
   using Scale = typename Factors::Scale;
-  static GLADIUS_INLINE void dot(Sums& sum, Bytes w, Bytes y, int step, [[maybe_unused]] const Scale* scale) {
+  static GLADIUS_INLINE void dot(Sums& sum, Bytes w, Bytes y, int step, const Scale* scale) {
     constexpr bool is_signed = F::is_signed && !offset;
     if constexpr (Factors::twice)
       Q::template dot<is_signed, Codes::max_code>(sum, w, y, step, typename Q::Ints(I::load_aligned(scale)));
     else
       Q::template dot<is_signed, Codes::max_code>(sum, w, y, step);
   }
-  static GLADIUS_INLINE I total(const Sums& sum, [[maybe_unused]] const Scale* scale) {
+  static GLADIUS_INLINE I total(const Sums& sum, const Scale* scale) {
     if constexpr (Factors::twice)
       return I(Q::total(sum, typename Q::Ints(I::load_aligned(scale))));
     else
@@ -78,25 +78,26 @@ struct PanelProduct {
       for (int part = 0; part < Codes::parts; ++part) codes[part] ^= 0x80808080;
   }
 
-  // The exact sum over a super-block's groups of scale times sum of codes, in floats where these are exact,
-  // too.
+  // The exact sum over a block's groups of scale times sum of codes, in floats where these are exact, too; in
+  // a simple block, the sum of codes.
   struct Total {
     static constexpr bool in_float = Factors::float_sums;
     using Part = std::conditional_t<in_float, V, I>;
-    Part parts[in_float ? 2 : 1];  // in floats: of either half of the groups
+    static constexpr int count = in_float ? 2 : 1;  // in floats: of either half of the groups
+    static constexpr int part_groups = groups / count;
+    Part parts[count];
 
     GLADIUS_INLINE void clear() {
       for (Part& part : parts) part = Part(0);
     }
     GLADIUS_INLINE void add(int group, I sum, const Scale* scale) {
-      if constexpr (Factors::twice) {
-        parts[0] = parts[0] + sum;
-      } else if constexpr (in_float) {
-        V& part = parts[group / (groups / 2)];
+      Part& part = parts[group / part_groups];
+      if constexpr (in_float)
         part = Isa::fma(to_float(sum), load<Isa>(scale), part);
-      } else {
-        parts[0] = parts[0] + I(Q::multiply(sum, I::load_aligned(scale)));
-      }
+      else if constexpr (F::super && !Factors::twice)
+        part = part + I(Q::multiply(sum, I::load_aligned(scale)));
+      else
+        part = part + sum;
     }
     // Rounded once.
     GLADIUS_INLINE V value() const {
@@ -124,33 +125,33 @@ struct PanelProduct {
     return f;
   }
 
-  // sum + the product of a super-block, rows from `lane` on.
+  // sum + the product of a block, rows from `lane` on.
   static GLADIUS_INLINE V finish(V sum, const Total& total, const Factors& f, int lane, const RowFactors& y) {
-    I offsets(0);
-    for (int pair = 0; pair < groups / 2; ++pair) {
-      int32_t two;
-      std::memcpy(&two, y.group_sums + 2 * pair, 4);
-      offsets = I(Q::add_pairs(offsets, I::load_aligned(f.pairs[pair] + lane), two));
-    }
     const V dy(y.d), scale = load<Isa>(f.d + lane) * dy;
-    if constexpr (F::has_min) {
-      const V product = scale * total.value();
-      return sum + (product - load<Isa>(f.m + lane) * dy * to_float(offsets));
+    if constexpr (F::super) {
+      I offsets(0);
+      for (int pair = 0; pair < groups / 2; ++pair) {
+        int32_t two;
+        std::memcpy(&two, y.group_sums + 2 * pair, 4);
+        offsets = I(Q::add_pairs(offsets, I::load_aligned(f.pairs[pair] + lane), two));
+      }
+      if constexpr (F::has_min)
+        return sum + (scale * total.value() - load<Isa>(f.m + lane) * dy * to_float(offsets));
+      else
+        return sum + scale * to_float(total.parts[0] - I(Q::multiply(offsets, I(F::zero))));
     } else {
-      return sum + scale * to_float(total.parts[0] - I(Q::multiply(offsets, I(F::zero))));
+      I codes = total.parts[0];
+      if constexpr (zero != 0) codes = codes - I(zero * y.sum);
+      V product = scale * to_float(codes);
+      if constexpr (F::has_min) product = product + load<Isa>(f.m + lane) * V(y.s);
+      return sum + product;
     }
-  }
-  // The same for a simple block, whose sum of codes is `total`.
-  static GLADIUS_INLINE V finish(V sum, I total, const Factors& f, int lane, const RowFactors& y) {
-    if constexpr (zero != 0) total = total - I(zero * y.sum);
-    V product = load<Isa>(f.d + lane) * V(y.d) * to_float(total);
-    if constexpr (F::has_min) product = product + load<Isa>(f.m + lane) * V(y.s);
-    return sum + product;
   }
 
   // ---- few ----
 
-  // Vectors of a panel whose sums are held at once: two where registers allow, as they share activations.
+  // Vectors of a panel whose sums are held at once. Two share activations, but with more than eight sums they
+  // are slower with AVX2.
   template <int M>
   static constexpr int together = vectors % 2 == 0 && 2 * Codes::parts * M <= 8 ? 2 : 1;
 
@@ -160,14 +161,11 @@ struct PanelProduct {
                                        int64_t block, V (*sums)[M]) {
     constexpr int T = together<M>;
     Total totals[T][M];
-    I simple[T][M];
     for (int i = 0; i < T; ++i)
-      for (int m = 0; m < M; ++m) totals[i][m].clear(), simple[i][m] = I(0);
+      for (int m = 0; m < M; ++m) totals[i][m].clear();
 #pragma GCC unroll 4
     for (int stage = 0; stage < Codes::stages; ++stage) {
-      const auto scale = [&](int i, int part) {
-        return f.scales[F::super ? Codes::group(stage, part) : 0] + (v + i) * L;
-      };
+      const auto scale = [&](int i, int part) { return f.scales[Codes::group(stage, part)] + (v + i) * L; };
       Sums s[T][M][Codes::parts];
 #pragma GCC unroll 2
       for (int i = 0; i < T; ++i)
@@ -195,24 +193,14 @@ struct PanelProduct {
 #pragma GCC unroll 4
         for (int m = 0; m < M; ++m)
 #pragma GCC unroll 2
-          for (int i = 0; i < T; ++i) {
-            const I sum = total(s[i][m][part], scale(i, part));
-            if constexpr (F::super)
-              totals[i][m].add(Codes::group(stage, part), sum, scale(i, part));
-            else
-              simple[i][m] = simple[i][m] + sum;
-          }
+          for (int i = 0; i < T; ++i)
+            totals[i][m].add(Codes::group(stage, part), total(s[i][m][part], scale(i, part)), scale(i, part));
     }
 #pragma GCC unroll 4
     for (int m = 0; m < M; ++m) {
       const RowFactors of_row = factors_of(y[m], block);
 #pragma GCC unroll 2
-      for (int i = 0; i < T; ++i) {
-        if constexpr (F::super)
-          sums[i][m] = finish(sums[i][m], totals[i][m], f, (v + i) * L, of_row);
-        else
-          sums[i][m] = finish(sums[i][m], simple[i][m], f, (v + i) * L, of_row);
-      }
+      for (int i = 0; i < T; ++i) sums[i][m] = finish(sums[i][m], totals[i][m], f, (v + i) * L, of_row);
     }
   }
 
@@ -356,42 +344,29 @@ struct PanelProduct {
     const auto lane = [&](int v) { return lane0 + v % (W / panels) * L; };
     for (int b = 0; b < blocks; ++b) {
       const int64_t block = k / F::size + b;
-      if constexpr (F::super) {
-        Total totals[M][W];
+      Total totals[M][W];
 #pragma GCC unroll 8
-        for (int m = 0; m < M; ++m)
+      for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
-          for (int v = 0; v < W; ++v) totals[m][v].clear();
+        for (int v = 0; v < W; ++v) totals[m][v].clear();
 #pragma GCC unroll 2
-        for (int half = 0; half < 2; ++half)
-          for (int g = half * groups / 2; g < (half + 1) * groups / 2; ++g) {
-            const auto scale = [&](int v) { return factors(b, v).scales[g] + lane(v); };
-            I s[M][W];
-            group_sums<M>(c, b, g, y, k, scale, s);
+      for (int first = 0; first < groups; first += Total::part_groups)
+        for (int g = first; g < first + Total::part_groups; ++g) {
+          const auto scale = [&](int v) { return factors(b, v).scales[g] + lane(v); };
+          I s[M][W];
+          group_sums<M>(c, b, g, y, k, scale, s);
 #pragma GCC unroll 8
-            for (int m = 0; m < M; ++m)
+          for (int m = 0; m < M; ++m)
 #pragma GCC unroll 4
-              for (int v = 0; v < W; ++v) totals[m][v].add(half * groups / 2, s[m][v], scale(v));
-          }
-#pragma GCC unroll 8
-        for (int m = 0; m < M; ++m) {
-          const RowFactors of_row = factors_of(y[m], block);
-#pragma GCC unroll 4
-          for (int v = 0; v < W; ++v)
-            store<Isa>(sums[m] + v * L,
-                       finish(load<Isa>(sums[m] + v * L), totals[m][v], factors(b, v), lane(v), of_row));
+            for (int v = 0; v < W; ++v) totals[m][v].add(first, s[m][v], scale(v));
         }
-      } else {
-        I s[M][W];
-        group_sums<M>(c, b, 0, y, k, [](int) { return static_cast<const Scale*>(nullptr); }, s);
 #pragma GCC unroll 8
-        for (int m = 0; m < M; ++m) {
-          const RowFactors of_row = factors_of(y[m], block);
+      for (int m = 0; m < M; ++m) {
+        const RowFactors of_row = factors_of(y[m], block);
 #pragma GCC unroll 4
-          for (int v = 0; v < W; ++v)
-            store<Isa>(sums[m] + v * L,
-                       finish(load<Isa>(sums[m] + v * L), s[m][v], factors(b, v), lane(v), of_row));
-        }
+        for (int v = 0; v < W; ++v)
+          store<Isa>(sums[m] + v * L,
+                     finish(load<Isa>(sums[m] + v * L), totals[m][v], factors(b, v), lane(v), of_row));
       }
     }
   }

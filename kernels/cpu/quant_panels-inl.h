@@ -219,10 +219,10 @@ struct PanelFactors {
       head += 2 * panel_rows;
     }
     if constexpr (F::super && F::has_min) {
-      uint32_t scale_words[groups / 4 * panel_rows], min_words[groups / 4 * panel_rows];
-      six_bits(head, scale_words, min_words);
-      read_scales(reinterpret_cast<const int8_t*>(scale_words));
-      read_pairs(reinterpret_cast<const int8_t*>(min_words));
+      int8_t scale_bytes[groups * panel_rows], mins[groups * panel_rows];
+      six_bits(head, scale_bytes, mins);
+      read_scales(scale_bytes);
+      read_pairs(mins);
     } else if constexpr (F::super) {
       read_scales(reinterpret_cast<const int8_t*>(head));
       read_pairs(reinterpret_cast<const int8_t*>(head));
@@ -235,18 +235,17 @@ struct PanelFactors {
       store<Isa>(y + i, Vec<Isa>(QuantIsa<Isa>::from_f16(reinterpret_cast<const uint16_t*>(halves) + i)));
   }
 
-  // unpack_scales of blocks.h, for four rows at once.
-  static GLADIUS_INLINE void six_bits(const uint8_t* packed, uint32_t* scale_words, uint32_t* min_words) {
-    constexpr int words = panel_rows;  // that hold four bytes of each row
-    for (int i = 0; i < words; ++i) {
-      uint32_t x, y, z;
-      std::memcpy(&x, packed + 4 * i, 4);
-      std::memcpy(&y, packed + 4 * (words + i), 4);
-      std::memcpy(&z, packed + 4 * (2 * words + i), 4);
-      scale_words[i] = x & 0x3f3f3f3f;
-      min_words[i] = y & 0x3f3f3f3f;
-      scale_words[words + i] = (z & 0x0f0f0f0f) | (x >> 2 & 0x30303030);
-      min_words[words + i] = (z >> 4 & 0x0f0f0f0f) | (y >> 2 & 0x30303030);
+  // Of four rows at once.
+  static GLADIUS_INLINE void six_bits(const uint8_t* packed, int8_t* scale_bytes, int8_t* mins) {
+    constexpr int four = 4 * panel_rows;  // bytes of each row
+    for (int i = 0; i < four; i += 4) {
+      uint32_t x[3];
+      for (int j = 0; j < 3; ++j) std::memcpy(x + j, packed + j * four + i, 4);
+      const SixBits s(x);
+      for (int j = 0; j < 2; ++j) {
+        std::memcpy(scale_bytes + j * four + i, s.scales + j, 4);
+        std::memcpy(mins + j * four + i, s.mins + j, 4);
+      }
     }
   }
 

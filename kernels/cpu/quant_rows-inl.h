@@ -39,6 +39,7 @@ struct ActivationRow {
   GLADIUS_INLINE As<int16_t>* group_sums() const { return F::group == 16 ? sixteens() : thirty_twos(); }
 
  private:
+  // A shift: without a sign, division rounds down.
   GLADIUS_INLINE int64_t blocks() const { return static_cast<int64_t>(static_cast<uint64_t>(K) / F::size); }
 };
 
