@@ -243,12 +243,13 @@ struct PanelProduct {
 
   static constexpr int W = Q::tile_vectors, R = W * L;  // vectors and rows of a tile
   static constexpr int panels = R > panel_rows ? R / static_cast<int>(panel_rows) : 1;  // that a tile is in
-  static constexpr int chunk_blocks = kChunk / F::size;
+  // Elements of a row that are unpacked at once: the codes take a part of the nearest cache.
+  static constexpr int piece = R > 16 ? kChunk : 4 * kChunk;
 
-  // Codes of a chunk of a tile's rows: [element / 4][vector][lane][4], and the factors of their panels.
-  struct Chunk {
-    alignas(64) int8_t codes[kChunk * R];
-    Factors f[chunk_blocks][panels];
+  // Codes of a piece of a tile's rows: [element / 4][vector][lane][4], and the factors of their panels.
+  struct Piece {
+    alignas(64) int8_t codes[piece * R];
+    Factors f[piece / F::size][panels];
   };
 
   // Where a block of a panel is.
@@ -274,9 +275,9 @@ struct PanelProduct {
     return {made.head, made.lines};
   }
 
-  // Block `block` of the rows from n on, as block b of the chunk. Where a tile's last panel is missing, the
+  // Block `block` of the rows from n on, as block b of the piece. Where a tile's last panel is missing, the
   // one before stands in for it.
-  static void unpack(const TileProduct& t, int64_t n, int64_t block, int b, Chunk& c) {
+  static void unpack(const TileProduct& t, int64_t n, int64_t block, int b, Piece& c) {
     Made made;
     for (int p = 0; p < panels; ++p) {
       const int64_t at = n / panel_rows * panel_rows + p * panel_rows;
@@ -296,9 +297,9 @@ struct PanelProduct {
     }
   }
 
-  // sums[m][v]: those of group g of the chunk's block b, whose scales are at scale(v).
+  // sums[m][v]: those of group g of the piece's block b, whose scales are at scale(v).
   template <int M, class ScaleOf>
-  static GLADIUS_INLINE void group_sums(const Chunk& c, int b, int g, const Row* y, int64_t k, ScaleOf scale,
+  static GLADIUS_INLINE void group_sums(const Piece& c, int b, int g, const Row* y, int64_t k, ScaleOf scale,
                                         I (*sums)[W]) {
     const int8_t* w = c.codes + (b * F::size + g * F::group) * R;
     k += b * F::size + g * F::group;
@@ -336,9 +337,9 @@ struct PanelProduct {
     }
   }
 
-  // Adds the products of a chunk, which starts at element k, with M activations.
+  // Adds the products of a piece, which starts at element k, with M activations.
   template <int M>
-  static void add_chunk(const Chunk& c, int64_t n, int blocks, const Row* y, int64_t k, float (*sums)[R]) {
+  static void add_piece(const Piece& c, int64_t n, int blocks, const Row* y, int64_t k, float (*sums)[R]) {
     const int lane0 = static_cast<int>(n % panel_rows);
     const auto factors = [&](int b, int v) -> const Factors& { return c.f[b][v * panels / W]; };
     const auto lane = [&](int v) { return lane0 + v % (W / panels) * L; };
@@ -371,7 +372,7 @@ struct PanelProduct {
     }
   }
 
-  // Where a chunk stands in the sums: elements from k on, the first and the last ones of a row.
+  // Where a piece stands in the sums: elements from k on, the first and the last ones of a row.
   struct Place {
     int64_t n, k;
     int blocks;
@@ -389,14 +390,14 @@ struct PanelProduct {
       }
   }
 
-  // M activations from m on; the results of the last chunk go out at once, while the next ones are computed.
+  // M activations from m on; the results of the last piece go out at once, while the next ones are computed.
   template <int M>
-  static void multiply(const TileProduct& t, const Chunk& c, const Place& at, int64_t m, float (*sums)[R]) {
+  static void multiply(const TileProduct& t, const Piece& c, const Place& at, int64_t m, float (*sums)[R]) {
     Row y[M];
     for (int i = 0; i < M; ++i) y[i] = row(t, m + i);
     if (at.first) std::memset(sums, 0, sizeof(sums[0]) * M);
     if (at.last) prepare<M>(t, at.n, m);
-    add_chunk<M>(c, at.n, at.blocks, y, at.k, sums);
+    add_piece<M>(c, at.n, at.blocks, y, at.k, sums);
     if (!at.last) return;
     const int64_t rows = t.w_rows - at.n < R ? t.w_rows - at.n : R;
     for (int i = 0; i < M; ++i) store_sums<Isa>(t, m + i, at.n, rows, sums[i]);
@@ -405,13 +406,13 @@ struct PanelProduct {
   static void many(const TileProduct& t) {
     constexpr int M = Q::tile_activations;
     alignas(64) float sums[max_tile_activations][R];
-    Chunk c;
+    Piece c;
     for (int64_t n = 0; n < t.w_rows; n += R) {
-      for (int64_t k = 0; k == 0 || k < t.K; k += kChunk) {
-        const int64_t size = t.K - k < kChunk ? t.K - k : kChunk;
+      for (int64_t k = 0; k == 0 || k < t.K; k += piece) {
+        const int64_t size = t.K - k < piece ? t.K - k : piece;
         const Place at{n, k, static_cast<int>(size / F::size), k == 0, k + size == t.K};
         for (int b = 0; b < at.blocks; ++b) unpack(t, n, k / F::size + b, b, c);
-        // Sums that no other chunk adds to need not be kept.
+        // Sums that no other piece adds to need not be kept.
         const auto of = [&](int64_t m) { return sums + (at.first && at.last ? 0 : m); };
         int64_t m = 0;
         for (; m + M <= t.a_rows; m += M) multiply<M>(t, c, at, m, of(m));
