@@ -155,6 +155,14 @@ struct PanelProduct {
   template <int M>
   static constexpr int together = vectors % 2 == 0 && 2 * Codes::parts * M <= 8 ? 2 : 1;
 
+  // Asks for the `bytes` bytes that are read a while after those from `from` on: panels are read in order,
+  // but their lines jump, in streams too short for some CPUs to follow by themselves.
+  template <int64_t bytes>
+  static GLADIUS_INLINE void prefetch_ahead(const uint8_t* from) {
+    constexpr int64_t ahead = 8192, line = 64;
+    for (int64_t i = 0; i < bytes; i += line) __builtin_prefetch(from + ahead + i);
+  }
+
   // Adds the products of a block of a panel with M activations, for the vectors from v on.
   template <int M>
   static GLADIUS_INLINE void add_block(const uint8_t* lines, const Factors& f, int v, const Row* y,
@@ -165,6 +173,8 @@ struct PanelProduct {
       for (int m = 0; m < M; ++m) totals[i][m].clear();
 #pragma GCC unroll 4
     for (int stage = 0; stage < Codes::stages; ++stage) {
+      constexpr int64_t stage_lines = panel_block(type).lines / Codes::stages;
+      if (v == 0) prefetch_ahead<stage_lines>(lines + stage * stage_lines);
       const auto scale = [&](int i, int part) { return f.scales[Codes::group(stage, part)] + (v + i) * L; };
       Sums s[T][M][Codes::parts];
 #pragma GCC unroll 2
@@ -217,7 +227,9 @@ struct PanelProduct {
         for (int m = 0; m < M; ++m) sums[v][m] = V(0.0f);
       for (int64_t block = 0; block < t.K / F::size; ++block) {
         Factors f;
-        f.read(panel + block * panel_block(type).head);
+        const uint8_t* head = panel + block * panel_block(type).head;
+        f.read(head);
+        prefetch_ahead<panel_block(type).head>(head);
         const uint8_t* from = lines + block * panel_block(type).lines;
         for (int v = 0; v < vectors; v += together<M>) {
           // Codes of activations are read again: compilers would keep all of a block's on the stack.
