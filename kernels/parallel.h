@@ -9,14 +9,15 @@
 namespace gladius {
 
 // Runs f(task, worker) for every task in [0, tasks); worker in [0, threads) tells whose scratch memory to
-// use. Which worker runs which task is not fixed, so f's result may depend on the task alone.
+// use. Which worker runs which task is not fixed, so f's result may depend on the task alone. A worker takes
+// `at_once` neighbouring tasks at a time.
 template <class F>
-void parallel_tasks(int threads, int64_t tasks, F&& f) {
+void parallel_tasks(int threads, int64_t tasks, F&& f, int64_t at_once = 1) {
   if (threads <= 1 || tasks <= 1) {
     for (int64_t task = 0; task < tasks; ++task) f(task, 0);
     return;
   }
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
+#pragma omp parallel for schedule(dynamic, at_once) num_threads(threads)
   for (int64_t task = 0; task < tasks; ++task) f(task, omp_get_thread_num());
 }
 

@@ -54,6 +54,13 @@ int64_t activations_per_tile(int64_t rows, int64_t w_tiles, int threads) {
   return n;
 }
 
+// Of tiles. Where memory is what is waited for, a thread reads on where it was: what was asked for ahead is
+// its own. Where activations are many, tiles of the same weights, which are neighbours, go to all threads.
+int64_t neighbours_at_once(int64_t w_tiles, int64_t a_tiles, int threads) {
+  constexpr int64_t least_turns = 3;  // of a thread: others may be slower
+  return a_tiles > 1 ? 1 : std::max<int64_t>(1, w_tiles / (least_turns * threads));
+}
+
 // The tile of weight rows [n, n + weight_rows_per_tile) and a_rows converted activations from `a` on, whose
 // results go into rows from m on.
 TileProduct tile_of(const WeightProduct& p, int64_t K, int64_t n, int64_t m, const std::byte* a,
@@ -95,7 +102,7 @@ void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, co
     });
     const int64_t tile_rows = activations_per_tile(rows, w_tiles, threads);
     const int64_t a_tiles = (rows + tile_rows - 1) / tile_rows;
-    parallel_tasks(threads, w_tiles * a_tiles, [&](int64_t task, int) {
+    const auto tile_task = [&](int64_t task, int) {
       int64_t w_tile = task / a_tiles;
       const WeightProduct* p = products.data();
       for (; w_tile >= tiles_of(*p); ++p) w_tile -= tiles_of(*p);
@@ -103,7 +110,8 @@ void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, co
       const TileProduct tile = tile_of(*p, d.K, w_tile * weight_rows_per_tile, pass + m,
                                        scratch.data() + m * a_stride, std::min(tile_rows, rows - m), e);
       bf16 ? kernels.matmul_bf16(tile) : kernels.matmul_tile(p->W.dtype, tile);
-    });
+    };
+    parallel_tasks(threads, w_tiles * a_tiles, tile_task, neighbours_at_once(w_tiles, a_tiles, threads));
   }
 }
 
