@@ -13,7 +13,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr int kTries = 7;
-constexpr double kLeastSeconds = 0.1;  // of all tries: another program may have the cores for a moment
+constexpr double kLeastSeconds = 0.1;  // of what is measured: another program may have the cores for a moment
 
 // What f returns must not be left out, so it goes somewhere.
 template <class F>
@@ -24,10 +24,11 @@ double seconds_of_tasks(int threads, int64_t tasks, F f) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+// Of kTries, or more until they have taken least_seconds together.
 template <class F>
-double least_of_tries(F seconds_of_one) {
+double least_of_tries(double least_seconds, F seconds_of_one) {
   double least = seconds_of_one(), all = least;
-  for (int i = 1; i < kTries || all < kLeastSeconds; ++i) {
+  for (int i = 1; i < kTries || all < least_seconds; ++i) {
     const double seconds = seconds_of_one();
     all += seconds;
     least = std::min(least, seconds);
@@ -41,13 +42,13 @@ double measure_peak_flops(int threads, Precision precision, std::string_view isa
   if (cpu::cpu_isas().empty()) return 0;
   const cpu::FloatKernels& f = cpu::choose_isa(isa).table().f;
   const cpu::PeakKernel& peak = precision == Precision::bf16 ? f.peak_bf16 : f.peak;
-  const auto seconds_of = [&](int64_t rounds) {
-    return seconds_of_tasks(threads, threads, [&](int64_t) { return peak.multiply_adds(rounds); });
-  };
   constexpr double long_enough = 2e-3;  // for the clock, and for starting threads not to count
   int64_t rounds = 1000;
-  double seconds = 0;  // the least of several: one try may have waited for another program
-  while ((seconds = least_of_tries([&] { return seconds_of(rounds); })) < long_enough) rounds *= 2;
+  const auto one_try = [&] {
+    return seconds_of_tasks(threads, threads, [&](int64_t) { return peak.multiply_adds(rounds); });
+  };
+  while (least_of_tries(0, one_try) < long_enough) rounds *= 2;
+  const double seconds = least_of_tries(kLeastSeconds, one_try);
   return static_cast<double>(threads * rounds * peak.flops_per_round) / seconds;
 }
 
@@ -60,7 +61,7 @@ double measure_read_bandwidth(int threads, int64_t bytes, std::string_view isa) 
     const cpu::Scratch<float> memory(pieces * piece);
     parallel_tasks(threads, pieces,
                    [&](int64_t i, int) { std::fill_n(memory.data() + i * piece, piece, 1.0f); });
-    const double seconds = least_of_tries([&] {
+    const double seconds = least_of_tries(kLeastSeconds, [&] {
       return seconds_of_tasks(threads, pieces,
                               [&](int64_t i) { return f.read(piece, memory.data() + i * piece); });
     });

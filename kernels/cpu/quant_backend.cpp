@@ -54,8 +54,9 @@ int64_t activations_per_tile(int64_t rows, int64_t w_tiles, int threads) {
   return n;
 }
 
-// Of tiles. Where memory is what is waited for, a thread reads on where it was: what was asked for ahead is
-// its own. Where activations are many, tiles of the same weights, which are neighbours, go to all threads.
+// How many neighbouring tiles a thread takes at a time. Where memory is what is waited for, it reads on where
+// it was: what it asked for ahead is its own. Where activations are many, tiles of the same weights, which
+// are neighbours, go to all threads.
 int64_t neighbours_at_once(int64_t w_tiles, int64_t a_tiles, int threads) {
   constexpr int64_t least_turns = 3;  // of a thread: others may be slower
   return a_tiles > 1 ? 1 : std::max<int64_t>(1, w_tiles / (least_turns * threads));

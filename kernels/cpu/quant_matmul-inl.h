@@ -255,8 +255,9 @@ struct PanelProduct {
 
   static constexpr int W = Q::tile_vectors, R = W * L;  // vectors and rows of a tile
   static constexpr int panels = R > panel_rows ? R / static_cast<int>(panel_rows) : 1;  // that a tile is in
-  // Elements of a row that are unpacked at once: the codes take a part of the nearest cache.
-  static constexpr int piece = R > 16 ? kChunk : 4 * kChunk;
+  // Elements of a row that are unpacked at once: as many as the nearest cache has room for beside
+  // activations.
+  static constexpr int piece = R > panel_rows ? kChunk : 4 * kChunk;
 
   // Codes of a piece of a tile's rows: [element / 4][vector][lane][4], and the factors of their panels.
   struct Piece {
