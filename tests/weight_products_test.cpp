@@ -1,10 +1,10 @@
 // Backend::matmul_weight and matmul_weights as the model calls them: several weights at once, and 16-bit
-// weights by many rows, which are made floats first.
+// weights by many rows, which are made floats or pairs of BF16.
 #include <algorithm>
 #include <random>
 
+#include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/cpu_blocking.h"
-#include "kernels/cpu/float_kernels.h"
 #include "kernels/half.h"
 #include "kernels/reference/quantize.h"
 #include "tests/kernels_support.h"
@@ -52,19 +52,36 @@ Expected expected_halves(const Weight& w, int64_t M, const Array& A, const float
   return out;
 }
 
-TEST_CASE("16-bit weights: rows around those that are widened for, chunks of the weight, what is added") {
-  for_each_isa([](Backend& backend) {
+// Each instruction set, and each with products of pairs of BF16 also as on a CPU where these pay or do not.
+template <class F>
+void for_each_isa_and_way(F f) {
+  for_each_isa(f);
+  for (cpu::Isa isa : cpu::cpu_isas()) {
+    if (!isa.runnable || !isa.table().q.pairs.gemm.run) continue;
+    CAPTURE(isa.name);
+    isa.quick_bf16 = !isa.quick_bf16;
+    cpu::CpuBackend backend(1, isa);
+    f(backend);
+  }
+}
+
+TEST_CASE("16-bit weights: rows around few ones, even and odd K, blocks and passes, what is added") {
+  for_each_isa_and_way([](Backend& backend) {
     Random random(1);
     struct Shape {
       int64_t M, N, K;
     };
-    std::vector<Shape> shapes = {
-        {cpu::few_rows, 70, 33}, {cpu::few_rows + 1, 70, 33}, {20, 33, 64}, {1, 9, 300}};
+    std::vector<Shape> shapes = {{cpu::few_rows, 70, 34},
+                                 {cpu::few_rows + 1, 70, 33},
+                                 {cpu::few_rows + 1, 70, 34},
+                                 {20, 33, 64},
+                                 {10, 49, 62},
+                                 {1, 9, 300}};
     if (!small_tests()) {
-      const int64_t K = cpu::widened_floats / 70;  // chunks of 70 rows
-      shapes.push_back({12, 150, K});
-      shapes.push_back({cpu::converted_bytes / (6 * K) + 3, 5, K});                 // rows of A in two passes
-      shapes.push_back({9, 3, cpu::widened_floats / cpu::least_widened_rows + 1});  // too long to be widened
+      const int64_t K = 2500;
+      shapes.push_back({12, 150, K});                                 // several blocks of the sum
+      shapes.push_back({cpu::converted_bytes / (4 * K) + 12, 5, K});  // rows of A in two passes
+      shapes.push_back({9, 3, 70000});
     }
     for (const auto [M, N, K] : shapes)
       for (const DType dtype : {DType::F16, DType::BF16}) {

@@ -10,7 +10,7 @@ template <class Isa>
 struct RoundedPanels {
   using V = Vec<Isa>;
   using Words = F32Panels<Isa>;
-  static constexpr int64_t word_floats = 1, per_word = 1;
+  static constexpr int64_t word_floats = 1, per_word = 1, per_float = 1;
   static constexpr bool plain = false;
   static GLADIUS_INLINE V along(const float* x) { return round(x); }
   static GLADIUS_INLINE V across(const float* x, int64_t) { return round(x); }

@@ -28,10 +28,10 @@ CpuBackend::CpuBackend(int threads, const Isa& isa)
     : threads_(std::max(1, threads)),
       table_(isa.table()),
       f_(table_.f),
+      quick_bf16_(isa.quick_bf16),
       packed_b_floats_(second_level_cache() / int64_t{sizeof(float)} * 2 / 5 / page_floats * page_floats),
       gemm_(threads_ * (gemm_group_floats + packed_b_floats_)),
       converted_(converted_bytes),
-      widened_(widened_floats),
       attention_(threads_ * attention_scratch),
       partials_(attention_partials * attention_partial_floats),
       partial_sums_(max_partial_sums),
@@ -42,15 +42,24 @@ static_assert(gemm_group_floats % page_floats == 0);
 std::string CpuBackend::name() const { return std::string("cpu (") + table_.name + ")"; }
 
 size_t CpuBackend::scratch_bytes() const {
-  return gemm_.bytes() + converted_.bytes() + widened_.bytes() + attention_.bytes() + partials_.bytes() +
-         partial_sums_.bytes() + norm_partials_.bytes();
+  return gemm_.bytes() + converted_.bytes() + attention_.bytes() + partials_.bytes() + partial_sums_.bytes() +
+         +norm_partials_.bytes();
 }
+
+namespace {
+
+// Whether W is multiplied as a product of floats is, or of pairs of BF16 as words of their size, rather than
+// lane by lane.
+bool by_many_rows(MatmulDims d, WeightView W) {
+  return (W.dtype == DType::F16 || W.dtype == DType::BF16) && d.M > few_rows && d.K % 2 == 0;
+}
+
+}  // namespace
 
 void CpuBackend::matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) {
   if (W.dtype == DType::F32) return matmul_nt(d, A, static_cast<const float*>(W.data), C, e);
-  if (widens(d, W)) return widened_product(d, A, W, C, e);
   const WeightProduct product{W, d.N, C};
-  quantized_products(d, A, {&product, 1}, e);
+  by_many_rows(d, W) ? half_products(d, A, {&product, 1}, e) : quantized_products(d, A, {&product, 1}, e);
 }
 
 void CpuBackend::matmul_weights(MatmulDims d, const float* A, std::span<const WeightProduct> products) {
@@ -58,8 +67,10 @@ void CpuBackend::matmul_weights(MatmulDims d, const float* A, std::span<const We
   while (!products.empty()) {  // those first ones that A is converted for in the same way
     size_t n = 1;
     while (n < products.size() && activations(products[n]) == activations(products[0])) ++n;
-    if (products[0].W.dtype == DType::F32 || widens(d, products[0].W))
+    if (products[0].W.dtype == DType::F32)
       Backend::matmul_weights(d, A, products.first(n));
+    else if (by_many_rows(d, products[0].W))
+      half_products(d, A, products.first(n), {});
     else
       quantized_products(d, A, products.first(n), {});
     products = products.subspan(n);

@@ -88,9 +88,10 @@ class CpuBackend : public Backend {
 
  private:
   const GemmKernel& gemm_kernel(MatmulDims d, const GemmOperand& A, const GemmOperand& B) const;
-  void gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, int64_t c_stride, Epilogue e);
-  bool widens(MatmulDims d, WeightView W) const;
-  void widened_product(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e);
+  void gemm(const GemmKernel& kernel, MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C,
+            Epilogue e);
+  void gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, Epilogue e);
+  void half_products(MatmulDims d, const float* A, std::span<const WeightProduct> products, Epilogue e);
   void append_to_cache(const CachedAttentionDims& d, const SequenceRows& s, const float* k, const float* v,
                        KvCacheView cache) const;
   void few_rows_product(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) const;
@@ -100,10 +101,10 @@ class CpuBackend : public Backend {
   int threads_;
   const KernelTable& table_;
   const FloatKernels& f_;
+  bool quick_bf16_;
   int64_t packed_b_floats_;       // of B that a thread packs at a time: a part of the second-level cache
   Scratch<float> gemm_;           // gemm_group_floats + packed_b_floats_ a thread
   Scratch<std::byte> converted_;  // activations for a weight that is not F32
-  Scratch<float> widened_;        // rows of a 16-bit weight
   Scratch<float> attention_;      // attention_scratch floats a thread
   Scratch<float> partials_;       // attention_partials × attention_partial_floats
   Scratch<double> partial_sums_;  // of sum_of_squares

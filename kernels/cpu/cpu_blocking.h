@@ -18,8 +18,8 @@ inline constexpr int64_t gemm_cut_cols = 16;
 // Of activations, converted at a time for a weight that is not F32.
 inline constexpr int64_t converted_bytes = 9 << 20;
 
-// Of rows of 16-bit weights, made floats at a time; where fewer than so many rows fit, none are.
-inline constexpr int64_t widened_floats = 1 << 19, least_widened_rows = 64, widened_rows_per_task = 16;
+// Rows of A, rounded to a weight's 16 bits.
+inline constexpr int64_t converted_rows_per_task = 16;
 
 // A few rows' keys are cut into pieces of so many, or more where there would be more than attention_partials
 // pieces.

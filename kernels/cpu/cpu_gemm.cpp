@@ -5,6 +5,7 @@
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/cpu_blocking.h"
+#include "kernels/cpu/quant_kernels.h"
 #include "kernels/parallel.h"
 
 namespace gladius::cpu {
@@ -57,11 +58,10 @@ const GemmKernel& CpuBackend::gemm_kernel(MatmulDims d, const GemmOperand& A, co
   return A.stride <= gemm_rows_stride ? f_.gemm_rows : f_.gemm;
 }
 
-void CpuBackend::gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, int64_t c_stride,
-                      Epilogue e) {
+void CpuBackend::gemm(const GemmKernel& kernel, MatmulDims d, const GemmOperand& A, const GemmOperand& B,
+                      float* C, Epilogue e) {
   if (d.M == 0 || d.N == 0) return;
   const int threads = worthwhile_threads(d, threads_);
-  const GemmKernel& kernel = gemm_kernel(d, A, B);
   const auto [rows, cols] = best_rectangle(d, kernel, packed_b_floats_, threads);
   const int64_t across = ceil_div(d.N, cols), tasks = across * ceil_div(d.M, rows);
   parallel_tasks(threads, tasks, [&](int64_t task, int worker) {
@@ -71,12 +71,16 @@ void CpuBackend::gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, 
                 .k = d.K,
                 .a = A.from(i, 0),
                 .b = B.from(j, 0),
-                .c = C + i * c_stride + j,
-                .c_stride = c_stride,
+                .c = C + i * d.N + j,
+                .c_stride = d.N,
                 .add = e.accumulate,
-                .residual = e.residual ? e.residual + i * c_stride + j : nullptr,
+                .residual = e.residual ? e.residual + i * d.N + j : nullptr,
                 .scratch = gemm_.data() + worker * (gemm_group_floats + packed_b_floats_)});
   });
+}
+
+void CpuBackend::gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, Epilogue e) {
+  gemm(gemm_kernel(d, A, B), d, A, B, C, e);
 }
 
 void CpuBackend::few_rows_product(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) const {
@@ -101,48 +105,43 @@ void CpuBackend::matmul_nt(MatmulDims d, const float* A, const float* B, float* 
   if (d.M <= few_rows && d.precision == Precision::fp32)
     few_rows_product(d, A, B, C, e);
   else
-    gemm(d, {A, d.K, true}, {B, d.K, true}, C, d.N, e);
+    gemm(d, {A, d.K, true}, {B, d.K, true}, C, e);
 }
 
 void CpuBackend::matmul_nn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) {
-  gemm(d, {A, d.K, true}, {B, d.N, false}, C, d.N, e);
+  gemm(d, {A, d.K, true}, {B, d.N, false}, C, e);
 }
 
 void CpuBackend::matmul_tn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) {
   const bool one_row = d.M == 1;  // its elements are neighbours
-  gemm(d, {A, one_row ? d.K : d.M, one_row}, {B, d.N, false}, C, d.N, e);
+  gemm(d, {A, one_row ? d.K : d.M, one_row}, {B, d.N, false}, C, e);
 }
 
-bool CpuBackend::widens(MatmulDims d, WeightView W) const {
-  return (W.dtype == DType::F16 || W.dtype == DType::BF16) && d.M > few_rows && d.K > 0 &&
-         d.K <= widened_floats / least_widened_rows;
-}
-
-// Some rows of W at a time are made floats, A is rounded as for any product with such weights; the products
-// of 16-bit values are exact in floats.
-void CpuBackend::widened_product(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) {
-  const int64_t w_rows = widened_floats / d.K, row = row_bytes(W.dtype, d.K);
-  const int64_t a_rows = std::min<int64_t>(d.M, converted_bytes / (d.K * int64_t{sizeof(float) + 2}));
-  float* const floats = reinterpret_cast<float*>(converted_.data());
-  auto* const halves = reinterpret_cast<uint16_t*>(floats + a_rows * d.K);
+// A is rounded as for any product with such weights; products of 16-bit values are exact in floats.
+void CpuBackend::half_products(MatmulDims d, const float* A, std::span<const WeightProduct> products,
+                               Epilogue e) {
+  const DType type = products[0].W.dtype;
+  const PairKernels& pairs = table_.q.pairs;
+  const bool as_pairs = type == DType::BF16 && pairs.gemm.run && quick_bf16_;
+  const GemmKernel& kernel = as_pairs             ? pairs.gemm
+                             : type == DType::F16 ? f_.gemm_f16_weights
+                                                  : f_.gemm_bf16_weights;
+  const int64_t a_stride = activation_row_bytes(type, d.K), a_rows = converted_bytes / a_stride;
+  std::byte* const a = converted_.data();
   for (int64_t m = 0; m < d.M; m += a_rows) {
     const int64_t M = std::min(a_rows, d.M - m);
-    parallel_ranges(threads_, M, widened_rows_per_task, [&](int64_t begin, int64_t end) {
+    parallel_ranges(threads_, M, converted_rows_per_task, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
-        table_.q.quantize_row(W.dtype, d.K, A + (m + i) * d.K, nullptr, halves + i * d.K);
-        table_.q.dequantize_row(W.dtype, d.K, halves + i * d.K, floats + i * d.K);
+        const float* x = A + (m + i) * d.K;
+        as_pairs ? pairs.convert(d.K, x, a + i * a_stride)
+                 : table_.q.convert_activations(type, d.K, x, a + i * a_stride);
       }
     });
-    for (int64_t n = 0; n < d.N; n += w_rows) {
-      const int64_t N = std::min(w_rows, d.N - n);
-      parallel_ranges(threads_, N, widened_rows_per_task, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i)
-          table_.q.dequantize_row(W.dtype, d.K, static_cast<const std::byte*>(W.data) + (n + i) * row,
-                                  widened_.data() + i * d.K);
-      });
-      const int64_t at = m * d.N + n;
-      gemm({M, N, d.K}, {floats, d.K, true}, {widened_.data(), d.K, true}, C + at, d.N,
-           {e.accumulate, e.residual ? e.residual + at : nullptr});
+    const GemmOperand rows{reinterpret_cast<const float*>(a), a_stride / int64_t{sizeof(float)}, true};
+    for (const WeightProduct& p : products) {
+      const GemmOperand weight{static_cast<const float*>(p.W.data), d.K / 2, true};
+      gemm(kernel, {M, p.N, as_pairs ? d.K / 2 : d.K}, rows, weight, p.C + m * p.N,
+           {e.accumulate, e.residual ? e.residual + m * p.N : nullptr});
     }
   }
 }

@@ -5,7 +5,7 @@
 #include "kernels/cpu/bf16_panels-inl.h"
 #include "kernels/cpu/elementwise-inl.h"
 #include "kernels/cpu/float_kernels.h"
-#include "kernels/cpu/gemm-inl.h"
+#include "kernels/cpu/half_panels-inl.h"
 #include "kernels/cpu/peak-inl.h"
 #include "kernels/cpu/rows-inl.h"
 
@@ -24,6 +24,8 @@ FloatKernels make_float_kernels() {
   f.gemm_lines = Gemm<Isa, F32Panels<Isa>, Reads::lines>::kernel();
   f.gemm_one_row = OneRow<Isa>::kernel();
   f.gemm_bf16 = Gemm<Isa, RoundedPanels<Isa>, Reads::packed>::kernel();
+  f.gemm_f16_weights = widening_gemm<Isa, DType::F16>();
+  f.gemm_bf16_weights = widening_gemm<Isa, DType::BF16>();
   f.few_rows_tile = FewRows<Isa>::run;
   f.attention = AttentionForward<Isa>::run;
   f.attention_merge = AttentionForward<Isa>::merge;

@@ -138,6 +138,8 @@ struct FloatKernels {
   GemmKernel gemm_rows;     // reads A where it lies, contiguous along k,
   GemmKernel gemm_lines;    // or across k
   GemmKernel gemm_one_row;  // one row, contiguous along k, by B contiguous across k
+  // Read A where it lies, contiguous along k; B is rows of such halves, read as words of two, k even.
+  GemmKernel gemm_f16_weights, gemm_bf16_weights;
   void (*few_rows_tile)(const FewRowsTile&);
 
   // ---- attention (attention-inl.h) ----

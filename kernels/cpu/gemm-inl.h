@@ -20,12 +20,15 @@ struct InPlaceTile : Isa {
 // or across it (lines).
 enum class Reads { packed, rows, lines };
 
-template <class Isa, class Panels, Reads reads>
+// How B is packed may differ from A's panels, if its words are the same then.
+template <class Isa, class Panels, Reads reads, class PanelsOfB = Panels>
 struct Gemm {
   static_assert(Isa::gemm_rows <= gemm_most_rows && Panels::word_floats <= Panels::per_word);
   static_assert(reads == Reads::packed || Panels::plain);
   static constexpr int64_t cols = Isa::gemm_vectors * lanes<Isa>;
   using Pack = Packing<Isa, Panels>;
+  using PackB = Packing<Isa, PanelsOfB>;
+  static_assert(Panels::per_word == PanelsOfB::per_word && Panels::word_floats == PanelsOfB::word_floats);
   // Packed rows of A and a panel of B for them fit into the nearest cache together; lines of A pass by it.
   static constexpr int64_t most_k = reads == Reads::packed ? gemm_packed_k
                                     : reads == Reads::rows ? Isa::rows_k
@@ -43,7 +46,7 @@ struct Gemm {
 
  private:
   // Whole plain panels of what lies in lines are made by the first tile that reads these.
-  static constexpr bool copies = Panels::plain;
+  static constexpr bool copies = PanelsOfB::plain;
 
   struct Work {
     int64_t height;  // of register tiles: equal ones rather than full ones and a rest
@@ -92,7 +95,8 @@ struct Gemm {
     const bool more = at.j + cols < t.cols;
     const int64_t j = more ? at.j + cols : 0, p = more ? at.p : at.p + work.block_k;
     if (at.i0 > 0 || p >= t.k) return {};
-    return {t.b.from(j, p), smaller(cols, t.cols - j), smaller(work.block_k, t.k - p)};
+    constexpr int64_t per = PanelsOfB::per_float;
+    return {t.b.from(j, p / per), smaller(cols, t.cols - j), smaller(work.block_k, t.k - p) / per};
   }
 
   static void multiply_group(const GemmTask& t, const Work& work, int64_t p, int64_t i0) {
@@ -108,13 +112,13 @@ struct Gemm {
     const int64_t floats = words * Panels::word_floats, tiles = ceil_div(rows, work.height);
     // With one group only, a panel has done its work before the next one comes.
     float* const panel = work.b + (t.rows <= work.group ? 0 : at.j * floats);
-    const GemmOperand b = t.b.from(at.j, at.p);
+    const GemmOperand b = t.b.from(at.j, at.p / PanelsOfB::per_float);
     // A line of the panel holds whole vectors; those of B are read where they lie, but for the last ones.
     const int64_t line = ceil_div(width, lanes<Isa>) * lanes<Isa>, readable = t.cols - at.j;
     const bool in_lines = copies && at.i0 == 0 && !b.k_contiguous;
-    const int64_t whole = in_lines ? Pack::whole_lines(b.stride, width, readable, k) : 0;
+    const int64_t whole = in_lines ? PackB::whole_lines(b.stride, width, readable, k) : 0;
     float* const rest = panel + whole * line;
-    if (at.i0 == 0 && whole < k) Pack::pack(b.from(0, whole), width, readable, k - whole, line, rest);
+    if (at.i0 == 0 && whole < k) PackB::pack(b.from(0, whole), width, readable, k - whole, line, rest);
     const Ahead a_ahead = next_a(t, work, at), b_ahead = next_b(t, work, at);
     const int64_t for_b = at.i0 == 0 ? gemm_group_panels : 0;
     const TileStore to{at.p > 0 || t.add, at.p + k >= t.k ? t.residual : nullptr};

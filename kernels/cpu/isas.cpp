@@ -21,6 +21,7 @@ struct X86Features {
   bool avx2 = false, fma = false, f16c = false;
   bool avx512 = false;  // F, CD, DQ, BW and VL
   bool vnni = false, bf16 = false;
+  bool amd = false;
 };
 
 bool bit(unsigned value, int index) { return (value >> index) & 1; }
@@ -28,6 +29,8 @@ bool bit(unsigned value, int index) { return (value >> index) & 1; }
 X86Features x86_features() {
   X86Features x;
   unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(0, &a, &b, &c, &d)) return x;
+  x.amd = b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
   if (!__get_cpuid(1, &a, &b, &c, &d)) return x;
   x.fma = bit(c, 12);
   x.f16c = bit(c, 29);
@@ -103,7 +106,7 @@ std::vector<Isa> detect() {
   std::vector<Isa> isas;
   [[maybe_unused]] const auto add = [&isas](const char* name, const char* reason,
                                             const KernelTable& (*table)()) {
-    isas.push_back({name, *reason == '\0', reason, table});
+    isas.push_back({name, *reason == '\0', reason, table, false});
   };
 #if defined(__x86_64__)
   const X86Features x = x86_features();
@@ -112,6 +115,7 @@ std::vector<Isa> detect() {
   add("avx512", missing_avx512(x), table_avx512);
   add("avx512_vnni", missing_avx512_vnni(x), table_avx512_vnni);
   add("avx512_bf16", missing_avx512_bf16(x), table_avx512_bf16);
+  isas.back().quick_bf16 = x.amd;
 #elif defined(__aarch64__)
   const ArmFeatures x = arm_features();
   add("neon", "", table_neon);

@@ -17,9 +17,12 @@ struct Packing {
   static constexpr int64_t words(int64_t k) { return (k + per_word - 1) / per_word; }
 
   // Elements (i, p), i < n, p < k, of x as panels of `width` values of i: words y[panel][word][width], zeros
-  // beyond k, anything beyond n. Values of i below `readable` may be read, too.
+  // beyond k, anything beyond n. Values of i below `readable` may be read, too. Where per_float is not 1, x
+  // is contiguous along k, a multiple of per_float.
   static void pack(const GemmOperand& x, int64_t n, int64_t readable, int64_t k, int64_t width, float* y) {
-    if (!x.k_contiguous) return pack_lines(n, readable, k, x.data, x.stride, width, y);
+    if constexpr (Panels::per_float == 1) {
+      if (!x.k_contiguous) return pack_lines(n, readable, k, x.data, x.stride, width, y);
+    }
     for (int64_t i = 0; i < n; i += width)
       pack_rows(smaller(n - i, width), k, x.data + i * x.stride, x.stride, width, y + i * floats(k));
   }
@@ -40,7 +43,7 @@ struct Packing {
         RawVector<w> square[side];
 #pragma GCC unroll 16
         for (int64_t i = 0; i < side; ++i) {
-          const float* row = x + (i0 + i) * stride + p;
+          const float* row = x + (i0 + i) * stride + p / Panels::per_float;
           square[i] = RawVector<w>{};
           if (i0 + i < count)
             to_raw(rest >= side * per_word ? Panels::along(row) : along_first(row, rest), square[i]);
@@ -58,7 +61,7 @@ struct Packing {
 
   static V along_first(const float* x, int64_t n) {
     alignas(64) float buffer[side * per_word] = {};
-    for (int64_t i = 0; i < n; ++i) buffer[i] = x[i];
+    for (int64_t i = 0; i < n / Panels::per_float; ++i) buffer[i] = x[i];
     return Panels::along(buffer);
   }
 

@@ -87,7 +87,7 @@ TileProduct tile_of(const WeightProduct& p, int64_t K, int64_t n, int64_t m, con
 void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, const float* A,
                       std::span<const WeightProduct> products, Epilogue e, std::span<std::byte> scratch) {
   const DType dtype = products[0].W.dtype;
-  const bool bf16 = dtype == DType::BF16;
+  const bool pairs = dtype == DType::BF16 && kernels.pairs.tile;
   const int64_t a_stride = activation_row_bytes(dtype, d.K);
   const int64_t pass_rows = static_cast<int64_t>(scratch.size()) / a_stride;  // at least 1, says the contract
   int64_t w_tiles = 0;
@@ -98,7 +98,7 @@ void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, co
       for (int64_t m = begin; m < end; ++m) {
         const float* x = A + (pass + m) * d.K;
         std::byte* a = scratch.data() + m * a_stride;
-        bf16 ? kernels.convert_bf16(d.K, x, a) : kernels.convert_activations(dtype, d.K, x, a);
+        pairs ? kernels.pairs.convert(d.K, x, a) : kernels.convert_activations(dtype, d.K, x, a);
       }
     });
     const int64_t tile_rows = activations_per_tile(rows, w_tiles, threads);
@@ -110,7 +110,7 @@ void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, co
       const int64_t m = task % a_tiles * tile_rows;
       const TileProduct tile = tile_of(*p, d.K, w_tile * weight_rows_per_tile, pass + m,
                                        scratch.data() + m * a_stride, std::min(tile_rows, rows - m), e);
-      bf16 ? kernels.matmul_bf16(tile) : kernels.matmul_tile(p->W.dtype, tile);
+      pairs ? kernels.pairs.tile(tile) : kernels.matmul_tile(p->W.dtype, tile);
     };
     parallel_tasks(threads, w_tiles * a_tiles, tile_task, neighbours_at_once(w_tiles, a_tiles, threads));
   }

@@ -24,9 +24,8 @@ struct Bf16Halves : Pairs {
 };
 
 template <class Isa, class Pairs>
-void use_bf16_products(QuantKernels& kernels) {
-  kernels.convert_bf16 = Bf16Halves<Isa, Pairs>::convert;
-  kernels.matmul_bf16 = HalfProduct<Isa, Bf16Halves<Isa, Pairs>>::run;
+PairKernels make_pair_kernels() {
+  return {Bf16Halves<Isa, Pairs>::convert, HalfProduct<Isa, Bf16Halves<Isa, Pairs>>::run, {}};
 }
 
 }  // namespace gladius::cpu

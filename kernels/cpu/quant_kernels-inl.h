@@ -73,6 +73,9 @@ struct QuantTable {
       case DType::F16:
         HalfProduct<Isa, WidenedHalves<Isa, DType::F16>>::run(t);
         break;
+      case DType::BF16:
+        HalfProduct<Isa, WidenedHalves<Isa, DType::BF16>>::run(t);
+        break;
       case DType::Q4_0:
         PanelProduct<Isa, DType::Q4_0>::run(t);
         break;
@@ -110,8 +113,7 @@ QuantKernels make_quant_kernels() {
           .convert_activations = QuantRows<Isa>::convert_activations,
           .matmul_tile = QuantTable<Isa>::matmul_tile,
           .make_panel = QuantTable<Isa>::make_panel,
-          .convert_bf16 = QuantRows<Isa>::convert_bf16,
-          .matmul_bf16 = HalfProduct<Isa, WidenedHalves<Isa, DType::BF16>>::run};
+          .pairs = {}};
 }
 
 }  // namespace gladius::cpu

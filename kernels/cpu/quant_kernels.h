@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/dtype.h"
+#include "kernels/cpu/float_kernels.h"
 
 namespace gladius::cpu {
 
@@ -32,37 +32,40 @@ struct TileProduct {
 // a tile do not compete for the same cache sets. Quantised weights: K int8 codes, then floats d (one a
 // block), int32 sums of a block's codes and floats s (Q8_1 only) or, for super-blocks, int16 sums of 16 and
 // of 32 codes; the values are those of the blocks of dtype_info(weight).dot_with. F16 and BF16: K
-// floats rounded to that type (an instruction set with BF16 products may keep 16-bit values instead), padded
-// with zeros.
+// floats rounded to that type, or for PairKernels K BF16 values, padded with zeros.
 int64_t activation_row_bytes(DType weight, int64_t K);
 
 // No type's row is longer: 4 bytes an element, rounded up to an odd multiple of 64.
 constexpr int64_t max_activation_row_bytes(int64_t K) { return 4 * K + 128; }
+
+// Products of pairs of BF16, which stay in 16 bits; null where an instruction set lacks them.
+struct PairKernels {
+  void (*convert)(int64_t K, const float* x, std::byte* a);  // as convert_activations
+  void (*tile)(const TileProduct&);                          // as matmul_tile, with such activations
+  GemmKernel gemm;  // of many rows: A's and B's elements are pairs, K of them
+};
 
 struct QuantKernels {
   // y = x quantised to dtype, one row of n elements (Backend::quantize); importance [n] or null.
   void (*quantize_row)(DType dtype, int64_t n, const float* x, const float* importance, void* y);
   // y[n] = the values of a row of any dtype but I32.
   void (*dequantize_row)(DType dtype, int64_t n, const void* x, float* y);
-  // a = x[K] converted for a product with a weight of a quantised type or F16, activation_row_bytes long,
-  // 64-byte aligned.
+  // a = x[K] converted for a product with a weight of any type but F32, activation_row_bytes long, 64-byte
+  // aligned.
   void (*convert_activations)(DType weight, int64_t K, const float* x, std::byte* a);
   // A tile of the product with such a weight. The result does not depend on how rows are grouped into tiles.
   void (*matmul_tile)(DType weight, const TileProduct& tile);
   // Panel (quant_panels.h) of w_rows <= panel_rows rows of K elements, row_bytes apart; missing ones are
   // zeros.
   void (*make_panel)(DType weight, int64_t K, const std::byte* rows, int64_t w_rows, std::byte* panel);
-  // convert_activations and matmul_tile for BF16 weights.
-  void (*convert_bf16)(int64_t K, const float* x, std::byte* a);
-  void (*matmul_bf16)(const TileProduct& tile);
+  PairKernels pairs;
 };
 
 // Defined in quant_kernels-inl.h, instantiated by isa/NAME.cpp.
 template <class Isa>
 QuantKernels make_quant_kernels();
-// Defined in quant_bf16-inl.h: replaces the two entries for BF16 weights by ones that multiply pairs of BF16
-// directly.
+// Defined in quant_bf16-inl.h.
 template <class Isa, class Pairs>
-void use_bf16_products(QuantKernels& kernels);
+PairKernels make_pair_kernels();
 
 }  // namespace gladius::cpu

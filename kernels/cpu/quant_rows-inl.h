@@ -152,14 +152,13 @@ struct QuantRows {
     for (int64_t i = 0; i < K; ++i) y[i] = round(x[i]);
     for (int64_t i = K; i % 16 != 0; ++i) y[i] = 0;
   }
-  static void convert_bf16(int64_t K, const float* x, std::byte* a) {
-    convert_rounded(K, x, a, [](float v) { return bf16_to_f32(f32_to_bf16(v)); });
-  }
-
   static void convert_activations(DType weight, int64_t K, const float* x, std::byte* a) {
     switch (weight) {
       case DType::F16:
         convert_rounded(K, x, a, [](float v) { return f16_to_f32(f32_to_f16(v)); });
+        break;
+      case DType::BF16:
+        convert_rounded(K, x, a, [](float v) { return bf16_to_f32(f32_to_bf16(v)); });
         break;
       case DType::Q4_0:
       case DType::Q5_0:

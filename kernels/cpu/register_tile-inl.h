@@ -10,11 +10,12 @@ namespace gladius::cpu {
 
 // How the factors of a product are held in panels: as words as large as `word_floats` floats, each with
 // `per_word` neighbours along the summed dimension. F32 panels hold the floats themselves: they are `plain`.
+// What is packed has `per_float` elements in the place of a float.
 template <class Isa>
 struct F32Panels {
   using V = Vec<Isa>;
   using Words = F32Panels;  // what register tiles multiply
-  static constexpr int64_t word_floats = 1, per_word = 1;
+  static constexpr int64_t word_floats = 1, per_word = 1, per_float = 1;
   static constexpr bool plain = true;
   // Words from what is contiguous along the summed dimension, a vector of them.
   static GLADIUS_INLINE V along(const float* x) { return load<Isa>(x); }

@@ -1,5 +1,5 @@
 // AVX-512 with VNNI and BF16: Intel since Cooper Lake, AMD since Zen 4.
-#include "kernels/cpu/gemm-inl.h"
+#include "kernels/cpu/half_panels-inl.h"
 #include "kernels/cpu/isa/avx512.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/peak-inl.h"
@@ -14,7 +14,7 @@ struct Avx512Bf16 : Avx512Base<Avx512Bf16> {};
 struct Bf16Pairs {
   using V = Vec<Avx512Bf16>;
   using Words = Bf16Pairs;
-  static constexpr int64_t word_floats = 1, per_word = 2;
+  static constexpr int64_t word_floats = 1, per_word = 2, per_float = 1;
   static constexpr bool plain = false;
 
   static GLADIUS_INLINE V along(const float* x) {
@@ -46,7 +46,8 @@ const KernelTable& table_avx512_bf16() {
     t.f.gemm_bf16 = Gemm<Avx512Bf16, Bf16Pairs, Reads::packed>::kernel();
     t.f.peak_bf16 = {Peak<Avx512Bf16, Bf16Pairs>::flops_per_round,
                      Peak<Avx512Bf16, Bf16Pairs>::multiply_adds};
-    use_bf16_products<Avx512Bf16, Bf16Pairs>(t.q);
+    t.q.pairs = make_pair_kernels<Avx512Bf16, Bf16Pairs>();
+    t.q.pairs.gemm = pairs_gemm<Avx512Bf16, Bf16Pairs>();
     return t;
   }();
   return table;

@@ -19,7 +19,7 @@ struct NeonBf16 : NeonBase<NeonBf16> {};
 struct Bf16Quads {
   using V = Vec<NeonBf16>;
   using Words = Bf16Quads;
-  static constexpr int64_t word_floats = 2, per_word = 4;
+  static constexpr int64_t word_floats = 2, per_word = 4, per_float = 1;
   static constexpr bool plain = false;
 
   static GLADIUS_INLINE V along(const float* x) { return to_words(rounded(vld1q_f32(x), vld1q_f32(x + 4))); }
@@ -109,7 +109,7 @@ const KernelTable& table_neon_bf16() {
     KernelTable t{"neon_bf16", table_neon_i8mm().f, table_neon_i8mm().q};
     t.f.gemm_bf16 = Gemm<NeonBf16, Bf16Quads, Reads::packed>::kernel();
     t.f.peak_bf16 = {Peak<NeonBf16, Bf16Quads>::flops_per_round, Peak<NeonBf16, Bf16Quads>::multiply_adds};
-    use_bf16_products<NeonBf16, Bf16Pairs>(t.q);
+    t.q.pairs = make_pair_kernels<NeonBf16, Bf16Pairs>();
     return t;
   }();
   return table;
