@@ -7,6 +7,7 @@
 #include <chrono>
 
 #include "bench/profiling_backend.h"
+#include "engine/median.h"
 #include "engine/random.h"
 #include "export/model_gguf.h"
 #include "kernels/peak.h"
@@ -35,11 +36,14 @@ class Inference {
   }
 
   // The profile of `tokens` tokens behind `before` others, `at_once` of them at a time.
-  void profile(const char* what, int64_t before, int64_t tokens, int64_t at_once, const ProfileRoof& roof) {
+  void profile(const char* what, int64_t before, int64_t tokens, int64_t at_once) {
     if (tokens == 0) return;
     double seconds = 0;
+    std::vector<double> peaks, bandwidths;                 // of the machine, from run to run
     for (int64_t run = -1; run < o_.repetitions; ++run) {  // the first to warm up
       backend_.watch(false);
+      peaks.push_back(measure_peak_flops(o_.threads, Precision::fp32));
+      bandwidths.push_back(measure_read_bandwidth(o_.threads, int64_t{1} << 30));
       decoder_.clear();
       if (before > 0) decoder_.read(next(before));
       backend_.watch(run >= 0);
@@ -50,7 +54,8 @@ class Inference {
     }
     fmt::print("{} of {} tokens behind {}, {} threads, {}: {:.1f} tokens/s\n", what, tokens, before,
                o_.threads, backend_.name(), static_cast<double>(tokens * o_.repetitions) / seconds);
-    print_profile(backend_.profile(), o_.repetitions, seconds, roof);
+    print_profile(backend_.profile(), o_.repetitions, seconds,
+                  {median(std::move(peaks)), median(std::move(bandwidths))});
     backend_.reset();
   }
 
@@ -70,10 +75,8 @@ class Inference {
 
 void run(const Options& o) {
   Inference inference(o);
-  const ProfileRoof roof{measure_peak_flops(o.threads, Precision::fp32),
-                         measure_read_bandwidth(o.threads, int64_t{1} << 30)};
-  inference.profile("a prompt", o.depth, o.prompt, o.prompt, roof);
-  inference.profile("generation", o.depth, o.generated, 1, roof);
+  inference.profile("a prompt", o.depth, o.prompt, o.prompt);
+  inference.profile("generation", o.depth, o.generated, 1);
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bench/profiling_backend.h"
+#include "engine/median.h"
 #include "engine/random.h"
 #include "kernels/peak.h"
 #include "train/optimizer.h"
@@ -72,11 +73,6 @@ class Training {
   GradientStep gradients_;
   Batch batch_;
 };
-
-double median(std::vector<double> x) {
-  std::sort(x.begin(), x.end());
-  return x[x.size() / 2];
-}
 
 void measure(const Options& o) {
   Training training(o);

@@ -95,16 +95,13 @@ class Bench {
       : o_(o), model_(model), pool_(pool), report_(report) {}
 
   void run(Backend& backend, const std::vector<InferenceTest>& tests) {
-    Roof roof;
-    if (o_.measure)
-      roof = {measure_peak_flops(backend.threads(), Precision::fp32), memory_bandwidth(backend.threads())};
     for (const InferenceTest& test : tests) {
-      if (!interrupted().load()) run(backend, test, roof);
+      if (!interrupted().load()) run(backend, test);
     }
   }
 
  private:
-  void run(Backend& backend, const InferenceTest& test, const Roof& roof) {
+  void run(Backend& backend, const InferenceTest& test) {
     Context ctx{backend, pool_};
     const std::time_t now = std::time(nullptr);
     BenchOptions options = o_.bench;
@@ -114,6 +111,14 @@ class Bench {
     options.progress = [&](int64_t done) {
       progress_.update(static_cast<uint64_t>(done_ + done), static_cast<uint64_t>(total_work_), label);
     };
+    std::vector<double> roofs;
+    if (o_.measure && (test.prompt == 0 || test.generated == 0)) {
+      options.between = [&] {
+        const double roof = test.generated == 0 ? measure_peak_flops(backend.threads(), Precision::fp32)
+                                                : memory_bandwidth(backend.threads());
+        if (roof > 0) roofs.push_back(roof);
+      };
+    }
     const InferenceTimes times = time_inference(ctx, model_, test, options);
     done_ += test_work(test, options);
     progress_.done();
@@ -130,7 +135,7 @@ class Bench {
                  .nanoseconds = times.nanoseconds,
                  .flops = test_flops(model_.config, test),
                  .bytes = generation_bytes(model_, test, times.cache_bytes_per_token),
-                 .roof = roof,
+                 .roofs = std::move(roofs),
                  .peak_resident = peak_resident_});
   }
 

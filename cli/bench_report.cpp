@@ -10,6 +10,7 @@
 
 #include "cli/machine.h"
 #include "cli/terminal.h"
+#include "engine/median.h"
 #include "export/loaded_model.h"
 
 namespace gladius::cli {
@@ -30,9 +31,18 @@ Spread times(const BenchResult& result) {  // nanoseconds
   return spread(std::vector<double>(result.nanoseconds.begin(), result.nanoseconds.end()));
 }
 
-std::optional<double> percent(double amount, const BenchResult& result, double most_a_second) {
-  if (most_a_second <= 0) return std::nullopt;
-  return 100 * amount / (times(result).mean * 1e-9) / most_a_second;
+// `amount` a repetition, in percent of the roof around it.
+std::vector<double> percents(double amount, const BenchResult& result) {
+  std::vector<double> percents;
+  for (size_t i = 0; i + 1 < result.roofs.size(); ++i) {
+    const double seconds = 1e-9 * static_cast<double>(result.nanoseconds[i]);
+    percents.push_back(100 * amount / seconds / ((result.roofs[i] + result.roofs[i + 1]) / 2));
+  }
+  return percents;
+}
+
+std::optional<double> median_if_any(std::vector<double> x) {
+  return x.empty() ? std::nullopt : std::optional(median(std::move(x)));
 }
 
 // As llama.cpp spells it.
@@ -43,7 +53,6 @@ std::string kv_type_name(DType type) {
 }
 
 Json or_null(std::optional<double> value) { return value ? Json(*value) : Json(); }
-std::optional<double> if_known(double value) { return value > 0 ? std::optional(value) : std::nullopt; }
 
 // The values of one test, by llama-bench's names and, behind them, by ours.
 Json values(const BenchedModel& model, const BenchResult& r) {
@@ -73,8 +82,8 @@ Json values(const BenchedModel& model, const BenchResult& r) {
           {"n_sequences", r.test.sequences},
           {"load_seconds", model.load_seconds},
           {"peak_resident_mib", static_cast<double>(r.peak_resident) / kMiB},
-          {"fp32_peak_flops", or_null(if_known(r.roof.flops))},
-          {"memory_bandwidth", or_null(if_known(r.roof.bandwidth))},
+          {"fp32_peak_flops", or_null(r.fp32_peak())},
+          {"memory_bandwidth", or_null(r.memory_bandwidth())},
           {"percent_of_peak", or_null(r.percent_of_peak())},
           {"percent_of_bandwidth", or_null(r.percent_of_bandwidth())}};
 }
@@ -138,22 +147,19 @@ class MarkdownReport : public BenchReport {
           fmt::format("{:.2f} M", 1e-6 * static_cast<double>(model_.parameters)), result.backend,
           std::to_string(result.threads), test_name(result.test),
           fmt::format("{:.2f} ± {:.2f}", ts.mean, ts.deviation), share(result)});
-    if (result.roof.flops > 0 && result.threads != std::exchange(roof_threads_, result.threads))
-      roofs_ += fmt::format("; {} thread{}: {:.1f} GFLOP/s fp32{}", result.threads,
-                            result.threads == 1 ? "" : "s", result.roof.flops * 1e-9, bandwidth(result.roof));
     peak_ = std::max(peak_, result.peak_resident);
     flush();
   }
   void finish() override {
     if (results_ == 0) return;
-    fmt::print("\ngladius {}, {}: loaded in {:.2f} s, {} resident at most{}\n", version(), cpu_model(),
-               model_.load_seconds, human_bytes(peak_), roofs_);
+    fmt::print("\ngladius {}, {}: loaded in {:.2f} s, {} resident at most\n", version(), cpu_model(),
+               model_.load_seconds, human_bytes(peak_));
   }
 
  private:
   // A column is as wide as its usual contents, so that the text reads as a table, too.
   static void line(const std::array<std::string, 8>& fields) {
-    constexpr std::array<int, 8> widths = {-14, 10, 10, -19, 7, 14, 18, 16};  // negative: to the left
+    constexpr std::array<int, 8> widths = {-14, 10, 10, -19, 7, 14, 18, 20};  // negative: to the left
     for (size_t i = 0; i < fields.size(); ++i) {
       const std::string& field = fields[i];
       const bool left = widths[i] < 0;
@@ -167,28 +173,31 @@ class MarkdownReport : public BenchReport {
     fmt::print("|\n");
   }
   static std::string share(const BenchResult& result) {
-    if (const auto part = result.percent_of_peak()) return fmt::format("{:.0f} % fp32 peak", *part);
-    if (const auto part = result.percent_of_bandwidth()) return fmt::format("{:.0f} % bandwidth", *part);
+    if (const auto part = result.percent_of_peak())
+      return fmt::format("{:.0f} % of {:.0f} GFLOP/s", *part, *result.fp32_peak() * 1e-9);
+    if (const auto part = result.percent_of_bandwidth())
+      return fmt::format("{:.0f} % of {:.1f} GB/s", *part, *result.memory_bandwidth() * 1e-9);
     return "";
-  }
-  static std::string bandwidth(const Roof& roof) {
-    return roof.bandwidth > 0 ? fmt::format(", {:.1f} GB/s", roof.bandwidth * 1e-9) : "";
   }
 
   BenchedModel model_;
   size_t results_ = 0;
-  int roof_threads_ = 0;  // whose roof was noted last
-  std::string roofs_;
   uint64_t peak_ = 0;
 };
 
 }  // namespace
 
+std::optional<double> BenchResult::fp32_peak() const {
+  return test.generated == 0 ? median_if_any(roofs) : std::nullopt;
+}
+std::optional<double> BenchResult::memory_bandwidth() const {
+  return test.prompt == 0 ? median_if_any(roofs) : std::nullopt;
+}
 std::optional<double> BenchResult::percent_of_peak() const {
-  return test.generated == 0 ? percent(flops, *this, roof.flops) : std::nullopt;
+  return test.generated == 0 ? median_if_any(percents(flops, *this)) : std::nullopt;
 }
 std::optional<double> BenchResult::percent_of_bandwidth() const {
-  return test.prompt == 0 ? percent(bytes, *this, roof.bandwidth) : std::nullopt;
+  return test.prompt == 0 ? median_if_any(percents(bytes, *this)) : std::nullopt;
 }
 
 std::unique_ptr<BenchReport> make_bench_report(const std::string& format, const BenchedModel& model) {

@@ -16,12 +16,6 @@ struct BenchedModel {
   double load_seconds = 0;
 };
 
-// What the machine can do at most with some threads; 0 where unknown.
-struct Roof {
-  double flops = 0;      // a second, fp32
-  double bandwidth = 0;  // bytes a second, reading memory
-};
-
 struct BenchResult {
   InferenceTest test;
   std::string backend, start;  // start: UTC, ISO 8601
@@ -29,10 +23,15 @@ struct BenchResult {
   int threads = 1;
   std::vector<int64_t> nanoseconds;  // of each repetition, at least one
   double flops = 0, bytes = 0;       // of a repetition: test_flops(), generation_bytes()
-  Roof roof;
+  // What the machine could do at most before the first repetition and after each, as other programs let it:
+  // operations a second in fp32 for a prompt, bytes a second for generation; empty where unknown.
+  std::vector<double> roofs;
   uint64_t peak_resident = 0;  // bytes, of the process so far
-  // Of the fp32 peak for a prompt, of the memory's bandwidth for generation; nothing where the roof is
-  // unknown, or for the other kind of test.
+
+  // Medians, for a prompt and for generation: the fp32 peak and the memory's bandwidth, and each repetition's
+  // share of the mean of the roofs around it. Nothing where unknown, or for the other kind of test.
+  std::optional<double> fp32_peak() const;
+  std::optional<double> memory_bandwidth() const;
   std::optional<double> percent_of_peak() const;
   std::optional<double> percent_of_bandwidth() const;
 };
