@@ -208,6 +208,7 @@ struct FewRows {
  private:
   // As many as their sums, the fewer vectors of both factors and one of the other have registers for.
   static constexpr int columns_at_once(int rows) {
+    if (rows == 1) return 4;  // streams that memory brings well (prefetch_stream)
     for (const int columns : {8, 4, 3, 2})
       if (rows * columns + (rows < columns ? rows : columns) + 1 <= Isa::registers) return columns;
     return 1;
