@@ -159,7 +159,7 @@ struct PanelProduct {
   // but their lines jump, in streams too short for some CPUs to follow by themselves.
   template <int64_t bytes>
   static GLADIUS_INLINE void prefetch_ahead(const uint8_t* from) {
-    constexpr int64_t ahead = 8192, line = 64;
+    constexpr int64_t ahead = 5120, line = 64;
     for (int64_t i = 0; i < bytes; i += line) __builtin_prefetch(from + ahead + i);
   }
 
