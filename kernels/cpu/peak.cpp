@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <new>
+#include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/parallel.h"
@@ -12,7 +13,7 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr int kTries = 7;
+constexpr size_t kTries = 7;
 constexpr double kLeastSeconds = 0.1;  // of what is measured: another program may have the cores for a moment
 
 // What f returns must not be left out, so it goes somewhere.
@@ -24,16 +25,14 @@ double seconds_of_tasks(int threads, int64_t tasks, F f) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// Of kTries, or more until they have taken least_seconds together.
+// Seconds of kTries, or more until they have taken least_seconds together, in ascending order.
 template <class F>
-double least_of_tries(double least_seconds, F seconds_of_one) {
-  double least = seconds_of_one(), all = least;
-  for (int i = 1; i < kTries || all < least_seconds; ++i) {
-    const double seconds = seconds_of_one();
-    all += seconds;
-    least = std::min(least, seconds);
-  }
-  return least;
+std::vector<double> tries(double least_seconds, F seconds_of_one) {
+  std::vector<double> tries;
+  double all = 0;
+  while (tries.size() < kTries || all < least_seconds) all += tries.emplace_back(seconds_of_one());
+  std::sort(tries.begin(), tries.end());
+  return tries;
 }
 
 }  // namespace
@@ -47,8 +46,8 @@ double measure_peak_flops(int threads, Precision precision, std::string_view isa
   const auto one_try = [&] {
     return seconds_of_tasks(threads, threads, [&](int64_t) { return peak.multiply_adds(rounds); });
   };
-  while (least_of_tries(0, one_try) < long_enough) rounds *= 2;
-  const double seconds = least_of_tries(kLeastSeconds, one_try);
+  while (tries(0, one_try).front() < long_enough) rounds *= 2;
+  const double seconds = tries(kLeastSeconds, one_try).front();
   return static_cast<double>(threads * rounds * peak.flops_per_round) / seconds;
 }
 
@@ -61,11 +60,11 @@ double measure_read_bandwidth(int threads, int64_t bytes, std::string_view isa) 
     const cpu::Scratch<float> memory(pieces * piece);
     parallel_tasks(threads, pieces,
                    [&](int64_t i, int) { std::fill_n(memory.data() + i * piece, piece, 1.0f); });
-    const double seconds = least_of_tries(kLeastSeconds, [&] {
+    const std::vector<double> seconds = tries(kLeastSeconds, [&] {
       return seconds_of_tasks(threads, pieces,
                               [&](int64_t i) { return f.read(piece, memory.data() + i * piece); });
     });
-    return static_cast<double>(pieces * piece) * sizeof(float) / seconds;
+    return static_cast<double>(pieces * piece) * sizeof(float) / seconds[seconds.size() / 2];
   } catch (const std::bad_alloc&) {
     return 0;
   }
