@@ -26,8 +26,7 @@ struct Rectangle {
 Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, int64_t room, int threads) {
   constexpr double pack_a = 12, pack_b = 12, narrow_tile = 8;
   const int64_t block_k = gemm_block_k(d.K, kernel.most_k);
-  const int64_t most_cols = std::max<int64_t>(1, room / block_k / kernel.cols) * kernel.cols;
-  const int64_t least_parts = ceil_div(d.N, most_cols);
+  const int64_t cols_with_room = std::max<int64_t>(1, room / block_k / kernel.cols) * kernel.cols;
   Rectangle best{};
   double least = 0;
   const auto consider = [&](int64_t rows, int64_t cols) {
@@ -40,8 +39,12 @@ Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, int64_t room, i
   };
   for (int64_t down = 1; down <= std::min<int64_t>(threads, d.M); ++down) {
     if (threads % down != 0) continue;  // not worth a try
+    const int64_t rows = ceil_div(d.M, down);
+    // Few rows need no more of packed B than a panel.
+    const int64_t most_cols = rows <= gemm_most_panels * kernel.rows ? d.N : cols_with_room;
+    const int64_t least_parts = ceil_div(d.N, most_cols);
     for (int64_t across = least_parts; across <= least_parts + threads / down; ++across) {
-      const int64_t rows = ceil_div(d.M, down), cols = ceil_div(d.N, across);
+      const int64_t cols = ceil_div(d.N, across);
       for (const int64_t unit : {kernel.cols, gemm_cut_cols})
         consider(rows, std::min(ceil_div(cols, unit) * unit, most_cols));
     }

@@ -30,14 +30,16 @@ struct GemmTask {
   int64_t c_stride;       // of c and of residual
   bool add;               // C is added to rather than overwritten
   const float* residual;  // added when not null
-  float* scratch;         // gemm_group_floats, and `cols` in whole register tiles × gemm_block_k
+  // gemm_group_floats, and `cols` in whole register tiles × gemm_block_k; one such tile where there are at
+  // most gemm_most_panels of them below each other.
+  float* scratch;
 };
 
 // A kernel for such tasks.
 struct GemmKernel {
   void (*run)(const GemmTask&);
-  int64_t cols;    // of its register tile
-  int64_t most_k;  // of the summed dimension at a time
+  int64_t rows, cols;  // of its register tile
+  int64_t most_k;      // of the summed dimension at a time
 };
 
 inline constexpr int64_t gemm_packed_k = 256;  // most_k of kernels that pack A,

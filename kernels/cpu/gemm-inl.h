@@ -42,7 +42,7 @@ struct Gemm {
       for (int64_t i0 = 0; i0 < t.rows; i0 += work.group) multiply_group(t, work, p, i0);
   }
 
-  static constexpr GemmKernel kernel() { return {run, cols, most_k}; }
+  static constexpr GemmKernel kernel() { return {run, Isa::gemm_rows, cols, most_k}; }
 
  private:
   // Whole plain panels of what lies in lines are made by the first tile that reads these.
@@ -170,7 +170,7 @@ struct OneRow {
   }
 
   // Nothing is packed: any width will do.
-  static constexpr GemmKernel kernel() { return {run, floats_per_line, 2}; }
+  static constexpr GemmKernel kernel() { return {run, 1, floats_per_line, 2}; }
 
  private:
   // Begins with what C has to begin with, and ends with the residual.
