@@ -56,7 +56,7 @@ Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, int64_t room, i
 
 const GemmKernel& CpuBackend::gemm_kernel(MatmulDims d, const GemmOperand& A, const GemmOperand& B) const {
   if (d.precision == Precision::bf16) return f_.gemm_bf16;
-  if (!A.k_contiguous) return A.stride <= gemm_lines_stride ? f_.gemm_lines : f_.gemm;
+  if (!A.k_contiguous) return A.stride <= packed_b_floats_ / gemm_lines_share ? f_.gemm_lines : f_.gemm;
   if (d.M == 1 && !B.k_contiguous) return f_.gemm_one_row;
   return A.stride <= gemm_rows_stride ? f_.gemm_rows : f_.gemm;
 }
