@@ -7,9 +7,9 @@
 #include <chrono>
 
 #include "bench/profiling_backend.h"
-#include "engine/median.h"
 #include "engine/random.h"
 #include "export/model_gguf.h"
+#include "kernels/median.h"
 #include "kernels/peak.h"
 #include "model/decoder.h"
 

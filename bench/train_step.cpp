@@ -11,8 +11,8 @@
 #include <vector>
 
 #include "bench/profiling_backend.h"
-#include "engine/median.h"
 #include "engine/random.h"
+#include "kernels/median.h"
 #include "kernels/peak.h"
 #include "train/optimizer.h"
 #include "train/plan.h"

@@ -116,7 +116,7 @@ class Bench {
       options.between = [&] {
         const double roof = test.generated == 0 ? measure_peak_flops(backend.threads(), Precision::fp32)
                                                 : memory_bandwidth(backend.threads());
-        if (roof > 0) roofs.push_back(roof);
+        roofs.push_back(roof);
       };
     }
     const InferenceTimes times = time_inference(ctx, model_, test, options);

@@ -10,8 +10,8 @@
 
 #include "cli/machine.h"
 #include "cli/terminal.h"
-#include "engine/median.h"
 #include "export/loaded_model.h"
+#include "kernels/median.h"
 
 namespace gladius::cli {
 namespace {
@@ -34,14 +34,16 @@ Spread times(const BenchResult& result) {  // nanoseconds
 // `amount` a repetition, in percent of the roof around it.
 std::vector<double> percents(double amount, const BenchResult& result) {
   std::vector<double> percents;
-  for (size_t i = 0; i + 1 < result.roofs.size(); ++i) {
+  for (size_t i = 0; i + 1 < result.roofs.size() && i < result.nanoseconds.size(); ++i) {
+    if (result.roofs[i] <= 0 || result.roofs[i + 1] <= 0) continue;
     const double seconds = 1e-9 * static_cast<double>(result.nanoseconds[i]);
     percents.push_back(100 * amount / seconds / ((result.roofs[i] + result.roofs[i + 1]) / 2));
   }
   return percents;
 }
 
-std::optional<double> median_if_any(std::vector<double> x) {
+std::optional<double> median_if_any(std::vector<double> x) {  // of those that are known
+  std::erase_if(x, [](double value) { return value <= 0; });
   return x.empty() ? std::nullopt : std::optional(median(std::move(x)));
 }
 

@@ -24,7 +24,7 @@ struct BenchResult {
   std::vector<int64_t> nanoseconds;  // of each repetition, at least one
   double flops = 0, bytes = 0;       // of a repetition: test_flops(), generation_bytes()
   // What the machine could do at most before the first repetition and after each, as other programs let it:
-  // operations a second in fp32 for a prompt, bytes a second for generation; empty where unknown.
+  // operations a second in fp32 for a prompt, bytes a second for generation; 0: unknown. Empty: not measured.
   std::vector<double> roofs;
   uint64_t peak_resident = 0;  // bytes, of the process so far
 
@@ -45,7 +45,8 @@ class BenchReport {
 };
 // format: md, csv or json. Behind llama-bench's names the latter two have ours: load_seconds (reading the
 // file), peak_resident_mib, fp32_peak_flops and memory_bandwidth (both a second, the bandwidth in bytes),
-// percent_of_peak and percent_of_bandwidth; null, and in csv empty, where they are unknown.
+// percent_of_peak and percent_of_bandwidth; null, and in csv empty, where they are unknown or the test is not
+// of their kind.
 std::unique_ptr<BenchReport> make_bench_report(const std::string& format, const BenchedModel& model);
 
 }  // namespace gladius::cli

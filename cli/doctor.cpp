@@ -17,7 +17,7 @@ namespace {
 
 std::string memory_text(uint64_t bytes) { return bytes == 0 ? "unknown" : human_bytes(bytes); }
 
-// Speeds that nothing on this machine can exceed.
+// Speeds that others can be compared with.
 void measure(int most_threads) {
   for (const int threads : std::set{1, most_threads}) {
     fmt::print("{} {} thread{}: {:.1f} GFLOP/s fp32, {:.1f} bf16", threads == 1 ? "peak      " : "          ",

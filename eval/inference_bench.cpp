@@ -119,10 +119,10 @@ InferenceTimes time_inference(Context& ctx, const Model& model, const InferenceT
   times.cache_bytes_per_token = run.bytes_per_token();
   if (options.warmup && !(run.read_prompt(test.prompt) && run.generate(test.generated > 0 ? 1 : 0)))
     return times;
-  if (options.between) options.between();
   for (int i = 0; i < options.repetitions; ++i) {
     run.clear();
     if (!run.read_prompt(test.depth)) break;
+    if (i == 0 && options.between) options.between();
     const auto start = Clock::now();
     if (!run.read_prompt(test.prompt) || !run.generate(test.generated)) break;
     times.nanoseconds.push_back(

@@ -33,8 +33,8 @@ struct BenchOptions {
   const std::atomic<bool>* cancel = nullptr;
   // Called after each repetition, and in between, with the work done so far (test_work); may be empty.
   std::function<void(int64_t done)> progress{};
-  // Called before the first repetition and after each, to see what the machine can do meanwhile; may be
-  // empty.
+  // Called right before the first repetition and right after each, to see what the machine can do meanwhile;
+  // may be empty.
   std::function<void()> between{};
 };
 // What a test takes with all its repetitions, to tell how much is left: in tokens of a prompt, of which about

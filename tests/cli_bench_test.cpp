@@ -53,6 +53,7 @@ TEST_CASE("bench: shares of the measured roofs, a prompt's of the peak, generati
     const auto& roof = r.at(prompt ? "fp32_peak_flops" : "memory_bandwidth");
     const auto& share = r.at(prompt ? "percent_of_peak" : "percent_of_bandwidth");
     CHECK(r.at(prompt ? "percent_of_bandwidth" : "percent_of_peak").is_null());
+    CHECK(r.at(prompt ? "memory_bandwidth" : "fp32_peak_flops").is_null());
     CHECK(share.is_null() == roof.is_null());  // there may be no memory to measure it with
     if (!roof.is_null()) CHECK(share > 0);
   }

@@ -102,10 +102,13 @@ TEST_CASE("as many repetitions as asked for, and the progress that was announced
         CHECK(now > done);
         done = now;
       };
+      int between = 0;
+      options.between = [&] { ++between; };
       const InferenceTimes times = time_inference(idle.ctx, idle.model, test, options);
       CHECK(times.nanoseconds.size() == 4);
       for (const int64_t ns : times.nanoseconds) CHECK(ns > 0);
       CHECK(done == test_work(test, options));
+      CHECK(between == 5);
       const Config& c = idle.model.config;
       CHECK(times.cache_bytes_per_token == static_cast<size_t>(4 * 2 * c.layers * c.kv_heads * c.head_dim));
     }
@@ -121,7 +124,10 @@ TEST_CASE("a cancelled measurement keeps the repetitions that were whole") {
     BenchOptions options{.repetitions = 5, .warmup = in_warmup, .cancel = &cancel};
     const int64_t once = test_work(test, {.repetitions = 1, .warmup = false});
     options.progress = [&](int64_t done) { cancel = in_warmup || done > 2 * once; };
+    int between = 0;
+    options.between = [&] { ++between; };
     CHECK(time_inference(idle.ctx, idle.model, test, options).nanoseconds.size() == (in_warmup ? 0 : 2));
+    CHECK(between == (in_warmup ? 1 : 3));  // the first repetition had begun
   }
 }
 

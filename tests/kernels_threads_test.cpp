@@ -49,10 +49,10 @@ std::vector<Operation> matrix_operations(const Array& a, const Array& b) {
         {name, {d.M * d.N}, [=](Backend& backend, std::vector<Array>& out) { call(backend, d, out[0]); }});
   };
   const float *A = a, *B = b;
-  // The second: rows that are one group where threads have less; the third: several blocks of the summed
-  // dimension; the last: lines of A that are packed.
+  // The second: rows that are one group where threads have less; the third and fourth: several blocks of the
+  // summed dimension, and lines of A read in place; the last: lines that are packed.
   for (const MatmulDims dims : {MatmulDims{150, 170, 300}, MatmulDims{520, 64, 420}, MatmulDims{80, 50, 800},
-                                MatmulDims{1003, 20, 50}}) {
+                                MatmulDims{250, 70, 600}, MatmulDims{1030, 20, 50}}) {
     product("matmul_nt", dims,
             [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {true, A}); });
     product("matmul_nn", dims, [=](Backend& x, MatmulDims d, float* C) { x.matmul_nn(d, A, B, C, {}); });

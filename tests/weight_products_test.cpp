@@ -76,12 +76,13 @@ TEST_CASE("16-bit weights: rows around few ones, even and odd K, blocks and pass
                                  {cpu::few_rows + 1, 70, 34},
                                  {20, 33, 64},
                                  {10, 49, 62},
-                                 {1, 9, 300}};
+                                 {1, 9, 300},
+                                 {9, 5, 0}};
     if (!small_tests()) {
       const int64_t K = 2500;
       shapes.push_back({12, 150, K});                                 // several blocks of the sum
       shapes.push_back({cpu::converted_bytes / (4 * K) + 12, 5, K});  // rows of A in two passes
-      shapes.push_back({9, 3, 70000});
+      shapes.push_back({520, 100, 800});                              // several groups of register tiles
     }
     for (const auto [M, N, K] : shapes)
       for (const DType dtype : {DType::F16, DType::BF16}) {

@@ -43,13 +43,13 @@ std::string CpuBackend::name() const { return std::string("cpu (") + table_.name
 
 size_t CpuBackend::scratch_bytes() const {
   return gemm_.bytes() + converted_.bytes() + attention_.bytes() + partials_.bytes() + partial_sums_.bytes() +
-         +norm_partials_.bytes();
+         norm_partials_.bytes();
 }
 
 namespace {
 
 // Whether W is multiplied as a product of floats is, or of pairs of BF16 as words of their size, rather than
-// lane by lane.
+// lane by lane, which any K allows.
 bool by_many_rows(MatmulDims d, WeightView W) {
   return (W.dtype == DType::F16 || W.dtype == DType::BF16) && d.M > few_rows && d.K % 2 == 0;
 }

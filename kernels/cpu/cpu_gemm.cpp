@@ -40,8 +40,11 @@ Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, int64_t room, i
   for (int64_t down = 1; down <= std::min<int64_t>(threads, d.M); ++down) {
     if (threads % down != 0) continue;  // not worth a try
     const int64_t rows = ceil_div(d.M, down);
-    // Few rows need no more of packed B than a panel.
-    const int64_t most_cols = rows <= gemm_most_panels * kernel.rows ? d.N : cols_with_room;
+    // Few rows need no more of packed B than a panel; what C they have stays in the cache from block to
+    // block.
+    const int64_t cols_in_cache = 2 * room / rows / kernel.cols * kernel.cols;
+    const bool one_panel = rows <= gemm_most_panels * kernel.rows;
+    const int64_t most_cols = one_panel ? std::max(cols_with_room, cols_in_cache) : cols_with_room;
     const int64_t least_parts = ceil_div(d.N, most_cols);
     for (int64_t across = least_parts; across <= least_parts + threads / down; ++across) {
       const int64_t cols = ceil_div(d.N, across);
@@ -129,7 +132,8 @@ void CpuBackend::half_products(MatmulDims d, const float* A, std::span<const Wei
   const GemmKernel& kernel = as_pairs             ? pairs.gemm
                              : type == DType::F16 ? f_.gemm_f16_weights
                                                   : f_.gemm_bf16_weights;
-  const int64_t a_stride = activation_row_bytes(type, d.K), a_rows = converted_bytes / a_stride;
+  const int64_t a_stride = activation_row_bytes(type, d.K), most_rows = converted_bytes / a_stride;
+  const int64_t a_rows = ceil_div(d.M, ceil_div(d.M, most_rows));  // equal passes, each of which reads W
   std::byte* const a = converted_.data();
   for (int64_t m = 0; m < d.M; m += a_rows) {
     const int64_t M = std::min(a_rows, d.M - m);

@@ -42,8 +42,7 @@ struct GemmKernel {
   int64_t most_k;      // of the summed dimension at a time
 };
 
-inline constexpr int64_t gemm_packed_k = 256;  // most_k of kernels that pack A,
-inline constexpr int64_t gemm_lines_k = 384;   // and of those that read lines of it
+inline constexpr int64_t gemm_packed_k = 256;  // most_k of kernels that pack A, or read lines of it
 // Rows of A that are multiplied by all panels of B in turn, in register tiles: a group of so many, or all
 // rows if they are at most `most`.
 inline constexpr int64_t gemm_group_panels = 8, gemm_most_panels = 32;

@@ -29,10 +29,9 @@ struct Gemm {
   using Pack = Packing<Isa, Panels>;
   using PackB = Packing<Isa, PanelsOfB>;
   static_assert(Panels::per_word == PanelsOfB::per_word && Panels::word_floats == PanelsOfB::word_floats);
-  // Packed rows of A and a panel of B for them fit into the nearest cache together; lines of A pass by it.
-  static constexpr int64_t most_k = reads == Reads::packed ? gemm_packed_k
-                                    : reads == Reads::rows ? Isa::rows_k
-                                                           : gemm_lines_k;
+  // Packed rows of A and a panel of B for them fit into the nearest cache together. For lines of A it is the
+  // same: whether they are packed depends on the machine's cache, in which order products are added may not.
+  static constexpr int64_t most_k = reads == Reads::rows ? Isa::rows_k : gemm_packed_k;
 
   // For a block of the summed dimension at a time. B is packed, to stay in the second-level cache while
   // groups of rows of A pass by it; few rows are one group, which stays there while panels of B pass by it.

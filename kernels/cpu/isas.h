@@ -13,8 +13,8 @@ struct Isa {
   bool runnable;                  // the CPU and the operating system support it
   const char* reason;             // why not, e.g. "the CPU lacks AVX512_VNNI"; empty when runnable
   const KernelTable& (*table)();  // call it only when runnable
-  // The CPU starts an instruction for pairs of BF16 as often as a multiply-add of floats: AMD's do, Intel's
-  // only half as often (uops.info, VDPBF16PS).
+  // The CPU starts an instruction for pairs of BF16 as often as a multiply-add of floats. AMD's do; Intel's
+  // take so much longer that widening comes out ahead.
   bool quick_bf16 = false;
 };
 

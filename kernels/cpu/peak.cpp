@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels/cpu/cpu_backend.h"
+#include "kernels/median.h"
 #include "kernels/parallel.h"
 
 namespace gladius {
@@ -64,7 +65,7 @@ double measure_read_bandwidth(int threads, int64_t bytes, std::string_view isa) 
       return seconds_of_tasks(threads, pieces,
                               [&](int64_t i) { return f.read(piece, memory.data() + i * piece); });
     });
-    return static_cast<double>(pieces * piece) * sizeof(float) / seconds[seconds.size() / 2];
+    return static_cast<double>(pieces * piece) * sizeof(float) / median(seconds);
   } catch (const std::bad_alloc&) {
     return 0;
   }

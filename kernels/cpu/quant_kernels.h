@@ -42,7 +42,7 @@ constexpr int64_t max_activation_row_bytes(int64_t K) { return 4 * K + 128; }
 struct PairKernels {
   void (*convert)(int64_t K, const float* x, std::byte* a);  // as convert_activations
   void (*tile)(const TileProduct&);                          // as matmul_tile, with such activations
-  GemmKernel gemm;  // of many rows: A's and B's elements are pairs, K of them
+  GemmKernel gemm;  // of many rows: pairs count as elements, so K is even
 };
 
 struct QuantKernels {

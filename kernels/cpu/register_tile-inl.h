@@ -10,7 +10,7 @@ namespace gladius::cpu {
 
 // How the factors of a product are held in panels: as words as large as `word_floats` floats, each with
 // `per_word` neighbours along the summed dimension. F32 panels hold the floats themselves: they are `plain`.
-// What is packed has `per_float` elements in the place of a float.
+// `per_float`: elements in the place of a float where they lie before they are packed, 2 for 16-bit ones.
 template <class Isa>
 struct F32Panels {
   using V = Vec<Isa>;
