@@ -155,11 +155,11 @@ struct PanelProduct {
   template <int M>
   static constexpr int together = vectors % 2 == 0 && 2 * Codes::parts * M <= 8 ? 2 : 1;
 
-  // Asks for the `bytes` bytes that are read a while after those from `from` on: panels are read in order,
-  // but their lines jump, in streams too short for some CPUs to follow by themselves.
+  // Asks for the `bytes` bytes that are read a while after those from `from` on: more arithmetic than a CPU
+  // can look beyond lies between a panel's lines.
   template <int64_t bytes>
   static GLADIUS_INLINE void prefetch_ahead(const uint8_t* from) {
-    constexpr int64_t ahead = 5120, line = 64;
+    constexpr int64_t ahead = 7168, line = 64;
     for (int64_t i = 0; i < bytes; i += line) __builtin_prefetch(from + ahead + i);
   }
 
@@ -221,16 +221,16 @@ struct PanelProduct {
     for (int m = 0; m < M; ++m) y[m] = row(t, m < t.a_rows ? m : t.a_rows - 1);
     for (int64_t n = 0; n < t.w_rows; n += panel_rows) {
       const auto* panel = reinterpret_cast<const uint8_t*>(t.w) + n / panel_rows * t.w_stride;
-      const uint8_t* lines = panel + panel_lines_at(type, t.K);
       V sums[vectors][M];
       for (int v = 0; v < vectors; ++v)
         for (int m = 0; m < M; ++m) sums[v][m] = V(0.0f);
       for (int64_t block = 0; block < t.K / F::size; ++block) {
         Factors f;
-        const uint8_t* head = panel + block * panel_block(type).head;
+        const PanelPlace at = panel_place(type, block);
+        const uint8_t* head = panel + at.head;
         f.read(head);
         prefetch_ahead<panel_block(type).head>(head);
-        const uint8_t* from = lines + block * panel_block(type).lines;
+        const uint8_t* from = panel + at.lines;
         for (int v = 0; v < vectors; v += together<M>) {
           // Codes of activations are read again: compilers would keep all of a block's on the stack.
           if constexpr (vectors > together<M>)
@@ -277,8 +277,8 @@ struct PanelProduct {
   static Source source(const TileProduct& t, int64_t n, int64_t block, Made& made) {
     if (t.panels) {
       const auto* panel = reinterpret_cast<const uint8_t*>(t.w) + n / panel_rows * t.w_stride;
-      return {panel + block * panel_block(type).head,
-              panel + panel_lines_at(type, t.K) + block * panel_block(type).lines};
+      const PanelPlace at = panel_place(type, block);
+      return {panel + at.head, panel + at.lines};
     }
     const Block* rows[panel_rows];
     for (int64_t r = 0; r < panel_rows; ++r)

@@ -20,12 +20,12 @@ struct PanelWriter {
   static void panel(int64_t K, const std::byte* rows, int64_t w_rows, std::byte* panel) {
     const int64_t blocks = K / Format<type>::size;
     const auto* x = reinterpret_cast<const Block*>(rows);
-    auto* head = reinterpret_cast<uint8_t*>(panel);
-    uint8_t* lines = head + panel_lines_at(type, K);
-    for (int64_t b = 0; b < blocks; ++b, head += panel_block(type).head, lines += panel_block(type).lines) {
+    auto* const bytes = reinterpret_cast<uint8_t*>(panel);
+    for (int64_t b = 0; b < blocks; ++b) {
       const Block* column[panel_rows];
       for (int64_t r = 0; r < panel_rows; ++r) column[r] = r < w_rows ? x + r * blocks + b : nullptr;
-      block(column, head, lines);
+      const PanelPlace at = panel_place(type, b);
+      block(column, bytes + at.head, bytes + at.lines);
     }
   }
 

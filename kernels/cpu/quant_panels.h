@@ -5,8 +5,9 @@
 //   a head:  d[16], then dmin[16] or m[16] where the type has them, then, in super-blocks, byte j of each
 //            row's scales, for every j
 //   lines:   64 bytes, four neighbouring bytes of each row: those of qs (ql), then of qh
-// and a panel is all heads, then from the next multiple of 64 bytes on all lines. Q5_0 and Q5_1 hold their
-// fifth bits in one line before those of qs: bit u of byte j is that of element 4 u + j.
+// A panel is a head, from the next multiple of 64 bytes on its lines, the next head, and so on, because
+// memory is best read in one stream; heads of 32 bytes come in pairs, before the lines of both. Q5_0 and Q5_1
+// hold their fifth bits in one line before those of qs: bit u of byte j is that of element 4 u + j.
 #pragma once
 
 #include <cstdint>
@@ -46,16 +47,35 @@ __attribute__((always_inline)) constexpr PanelBlock panel_block(DType dtype) {
   }
 }
 
-// Bytes from a panel of rows of K elements to its lines, and to the next panel.
-__attribute__((always_inline)) constexpr int64_t panel_lines_at(DType dtype, int64_t K) {
-  const int64_t block =
-      dtype == DType::Q4_K || dtype == DType::Q5_K || dtype == DType::Q6_K ? kSuperBlock : kBlock;
-  return (K / block * panel_block(dtype).head + 63) / 64 * 64;
+// Blocks whose heads lie side by side, so that they fill cache lines, and the bytes of such a group; of a
+// type that is re-laid.
+struct PanelGroup {
+  int64_t blocks, heads, bytes;
+};
+__attribute__((always_inline)) constexpr PanelGroup panel_group(DType dtype) {
+  constexpr int64_t line = 64;
+  const auto [head, lines] = panel_block(dtype);
+  const int64_t blocks = head < line ? line / head : 1, heads = (blocks * head + line - 1) / line * line;
+  return {blocks, heads, heads + blocks * lines};
 }
+
+// Where a block's head and lines are in a panel, in bytes.
+struct PanelPlace {
+  int64_t head, lines;
+};
+__attribute__((always_inline)) constexpr PanelPlace panel_place(DType dtype, int64_t block) {
+  const auto [head, lines] = panel_block(dtype);
+  const PanelGroup group = panel_group(dtype);
+  const int64_t at = block / group.blocks * group.bytes, i = block % group.blocks;
+  return {at + i * head, at + group.heads + i * lines};
+}
+
+// From a panel of rows of K elements to the next.
 __attribute__((always_inline)) constexpr int64_t panel_bytes(DType dtype, int64_t K) {
-  const int64_t block =
-      dtype == DType::Q4_K || dtype == DType::Q5_K || dtype == DType::Q6_K ? kSuperBlock : kBlock;
-  return panel_lines_at(dtype, K) + K / block * panel_block(dtype).lines;
+  const bool super = dtype == DType::Q4_K || dtype == DType::Q5_K || dtype == DType::Q6_K;
+  const PanelGroup group = panel_group(dtype);
+  const int64_t blocks = K / (super ? kSuperBlock : kBlock);
+  return (blocks + group.blocks - 1) / group.blocks * group.bytes;
 }
 
 }  // namespace gladius::cpu
