@@ -47,15 +47,16 @@ __attribute__((always_inline)) constexpr PanelBlock panel_block(DType dtype) {
   }
 }
 
-// Blocks whose heads lie side by side, so that they fill cache lines, and the bytes of such a group; of a
-// type that is re-laid.
+// Blocks whose heads lie side by side, so that they fill cache lines, and the bytes of such a group, 0 of
+// a type that is not re-laid.
 struct PanelGroup {
   int64_t blocks, heads, bytes;
 };
 __attribute__((always_inline)) constexpr PanelGroup panel_group(DType dtype) {
   constexpr int64_t line = 64;
   const auto [head, lines] = panel_block(dtype);
-  const int64_t blocks = head < line ? line / head : 1, heads = (blocks * head + line - 1) / line * line;
+  const int64_t blocks = head > 0 && head < line ? line / head : 1,
+                heads = (blocks * head + line - 1) / line * line;
   return {blocks, heads, heads + blocks * lines};
 }
 
