@@ -60,7 +60,7 @@ void for_each_isa_and_way(F f) {
     if (!isa.runnable || !isa.table().q.pairs.gemm.run) continue;
     CAPTURE(isa.name);
     isa.quick_bf16 = !isa.quick_bf16;
-    cpu::CpuBackend backend(1, isa);
+    cpu::CpuBackend backend(3, isa);
     f(backend);
   }
 }
