@@ -77,7 +77,7 @@ LoadedModel load_gguf_for(WeightUse use, const std::string& path, Backend& backe
     case WeightUse::rows:
       break;
   }
-  return load_gguf(path);
+  return load_gguf(path, backend.threads());
 }
 
 }  // namespace

@@ -3,7 +3,11 @@
 #include "export/gguf.h"
 
 #include <array>
+#include <atomic>
 #include <cstring>
+#include <limits>
+
+#include "kernels/parallel.h"
 
 namespace gladius {
 namespace {
@@ -22,18 +26,63 @@ constexpr std::array<GgufTensorType, 20> kOtherTypes = {{
     {35, "TQ2_0", 256, 66},   {39, "MXFP4", 32, 17},    {40, "NVFP4", 64, 36},    {41, "Q1_0", 128, 18},
 }};
 
+// The first of `count` words, `stride` bytes apart, whose exponent bits are all set.
 template <class Word, Word exponent>
 std::optional<size_t> scan(const std::byte* data, size_t count, size_t stride) {
-  for (size_t i = 0; i < count; ++i) {
+  const auto not_finite = [](const std::byte* at) -> Word {
     Word bits;
-    std::memcpy(&bits, data + i * stride, sizeof(bits));
-    if ((bits & exponent) == exponent) return i;
+    std::memcpy(&bits, at, sizeof(bits));
+    return (bits & exponent) == exponent ? 1 : 0;
+  };
+  size_t i = 0;
+  if (stride == sizeof(Word)) {  // a piece at a time without a branch: vectors of them
+    constexpr size_t piece = 2048;
+    for (; i + piece <= count; i += piece) {
+      Word any = 0;
+      for (size_t j = 0; j < piece; ++j) any |= not_finite(data + (i + j) * sizeof(Word));
+      if (any) break;
+    }
   }
+  for (; i < count; ++i)
+    if (not_finite(data + i * stride)) return i;
   return std::nullopt;
 }
 
 constexpr uint16_t kHalfExponent = 0x7C00, kBfloatExponent = 0x7F80;
 constexpr uint32_t kFloatExponent = 0x7F800000;
+
+std::optional<size_t> first_not_finite_of(DType dtype, std::span<const std::byte> bytes) {
+  const auto stride = static_cast<size_t>(dtype_info(dtype).block_bytes);
+  const size_t count = bytes.size() / stride;
+  const std::byte* data = bytes.data();
+  const auto halves = [&](size_t at) { return scan<uint16_t, kHalfExponent>(data + at, count, stride); };
+  switch (dtype) {
+    case DType::F32:
+      return scan<uint32_t, kFloatExponent>(data, count, stride);
+    case DType::BF16:
+      return scan<uint16_t, kBfloatExponent>(data, count, stride);
+    case DType::F16:
+    case DType::Q4_0:
+    case DType::Q5_0:
+    case DType::Q8_0:
+      return halves(0);
+    case DType::Q4_1:
+    case DType::Q5_1:
+    case DType::Q8_1:
+    case DType::Q4_K:
+    case DType::Q5_K: {  // a scale and a minimum
+      const auto scale = halves(0), minimum = halves(2);
+      return scale && (!minimum || *scale <= *minimum) ? scale : minimum;
+    }
+    case DType::Q6_K:
+      return halves(208);
+    case DType::Q8_K:
+      return scan<uint32_t, kFloatExponent>(data, count, stride);
+    case DType::I32:
+      return std::nullopt;
+  }
+  return std::nullopt;
+}
 
 }  // namespace
 
@@ -109,44 +158,28 @@ GgufTensor gguf_tensor(std::string name, DType dtype, Shape shape) {
   return {std::move(name), static_cast<uint32_t>(dtype), shape, 0, bytes};
 }
 
-std::optional<size_t> first_not_finite(DType dtype, std::span<const std::byte> bytes) {
-  const auto stride = static_cast<size_t>(dtype_info(dtype).block_bytes);
-  const size_t count = bytes.size() / stride;
-  const std::byte* data = bytes.data();
-  const auto halves = [&](size_t at) { return scan<uint16_t, kHalfExponent>(data + at, count, stride); };
-  switch (dtype) {
-    case DType::F32:
-      return scan<uint32_t, kFloatExponent>(data, count, stride);
-    case DType::BF16:
-      return scan<uint16_t, kBfloatExponent>(data, count, stride);
-    case DType::F16:
-    case DType::Q4_0:
-    case DType::Q5_0:
-    case DType::Q8_0:
-      return halves(0);
-    case DType::Q4_1:
-    case DType::Q5_1:
-    case DType::Q8_1:
-    case DType::Q4_K:
-    case DType::Q5_K: {  // a scale and a minimum
-      const auto scale = halves(0), minimum = halves(2);
-      return scale && (!minimum || *scale <= *minimum) ? scale : minimum;
-    }
-    case DType::Q6_K:
-      return halves(208);
-    case DType::Q8_K:
-      return scan<uint32_t, kFloatExponent>(data, count, stride);
-    case DType::I32:
-      return std::nullopt;
-  }
-  return std::nullopt;
+std::optional<size_t> first_not_finite(DType dtype, std::span<const std::byte> bytes, int threads) {
+  constexpr int64_t grain = 1 << 16;  // blocks
+  constexpr size_t none = std::numeric_limits<size_t>::max();
+  const auto block = static_cast<size_t>(dtype_info(dtype).block_bytes);
+  std::atomic<size_t> first{none};
+  parallel_ranges(threads, static_cast<int64_t>(bytes.size() / block), grain,
+                  [&](int64_t begin, int64_t end) {
+                    const auto from = static_cast<size_t>(begin), count = static_cast<size_t>(end - begin);
+                    const auto found = first_not_finite_of(dtype, bytes.subspan(from * block, count * block));
+                    if (!found) return;
+                    size_t before = first;
+                    while (from + *found < before && !first.compare_exchange_weak(before, from + *found)) {
+                    }
+                  });
+  return first == none ? std::nullopt : std::optional(first.load());
 }
 
-void check_tensor_values(const GgufFile& file) {
+void check_tensor_values(const GgufFile& file, int threads) {
   for (const GgufTensor& tensor : file.tensors()) {
     const auto dtype = dtype_from_id(tensor.type);
     if (!dtype) continue;
-    if (const auto i = first_not_finite(*dtype, file.data(tensor))) {
+    if (const auto i = first_not_finite(*dtype, file.data(tensor), threads)) {
       fail(
           "{}: tensor '{}' holds a NaN or an infinity ({} {} of type {}); the file is damaged or its "
           "training diverged",

@@ -114,7 +114,7 @@ struct OpenModel {
   Vocab vocab;
 };
 
-OpenModel open_model(const std::filesystem::path& path) {
+OpenModel open_model(const std::filesystem::path& path, int threads) {
   GgufFile file = GgufFile::open(path);
   Config config = read_gguf_config(file);
   std::vector<ParamSpec> specs = parameter_table(config);
@@ -123,7 +123,7 @@ OpenModel open_model(const std::filesystem::path& path) {
   if (vocab.size() != config.vocab) {
     fail("{}: the vocabulary has {} tokens, but the model {}", path.string(), vocab.size(), config.vocab);
   }
-  check_tensor_values(file);
+  check_tensor_values(file, threads);
   return {std::move(file), std::move(config), std::move(specs), std::move(vocab)};
 }
 
@@ -218,10 +218,12 @@ Config read_gguf_config(const GgufFile& file) {
   return config;
 }
 
-LoadedModel load_gguf(const std::filesystem::path& path) { return mapped_model(path, open_model(path)); }
+LoadedModel load_gguf(const std::filesystem::path& path, int threads) {
+  return mapped_model(path, open_model(path, threads));
+}
 
 LoadedModel load_gguf_panels(const std::filesystem::path& path, Backend& backend, BufferPool& pool) {
-  const OpenModel open = open_model(path);
+  const OpenModel open = open_model(path, backend.threads());
   LoadedModel loaded = mapped_model(path, open);
   // Reading the file has looked at all of it; of the embedding few rows are looked up.
   if (!loaded.model.config.tied) open.file.release(loaded.model.embedding());
@@ -230,7 +232,7 @@ LoadedModel load_gguf_panels(const std::filesystem::path& path, Backend& backend
 }
 
 LoadedModel load_gguf_f32(const std::filesystem::path& path, Backend& backend, BufferPool& pool) {
-  LoadedModel loaded = load_gguf(path);
+  LoadedModel loaded = load_gguf(path, backend.threads());
   for (Tensor& weight : loaded.model.weights) {
     Tensor copy(pool, DType::F32, weight.shape());
     backend.dequantize(weight.dtype(), weight.shape().rows(), weight.shape()[-1], weight.data(), copy.f32());

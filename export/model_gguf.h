@@ -12,7 +12,7 @@ namespace gladius {
 // Throws Error naming the file and what is wrong: another architecture, metadata that is missing or of
 // another type, RoPE scaling or biases that are not supported, tensors that are missing, unexpected or of
 // another shape, values that are not finite.
-LoadedModel load_gguf(const std::filesystem::path& path);
+LoadedModel load_gguf(const std::filesystem::path& path, int threads = 1);
 
 // The same with the weights of matrix products in the backend's own form (use_panels), in the pool's memory,
 // where it has one; the file's pages are given back tensor by tensor.

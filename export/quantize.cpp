@@ -2,13 +2,11 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
 #include <charconv>
 #include <memory>
 #include <tuple>
 
 #include "export/certificate.h"
-#include "kernels/parallel.h"
 
 namespace gladius {
 namespace {
@@ -119,19 +117,6 @@ bool comes_before(const SourceTensor& a, const SourceTensor& b) {
          std::tuple(layer_of(b.record.name), std::string_view(b.record.name));
 }
 
-// Whether all values (of quantised types: all scales) are finite.
-bool all_finite(DType dtype, std::span<const std::byte> bytes, int threads) {
-  constexpr int64_t kBlocksPerTask = 1 << 16;
-  const int64_t block = dtype_info(dtype).block_bytes, blocks = static_cast<int64_t>(bytes.size()) / block;
-  std::atomic<bool> finite{true};
-  parallel_ranges(threads, blocks, kBlocksPerTask, [&](int64_t begin, int64_t end) {
-    const auto part =
-        bytes.subspan(static_cast<size_t>(begin * block), static_cast<size_t>((end - begin) * block));
-    if (first_not_finite(dtype, part)) finite = false;
-  });
-  return finite;
-}
-
 // Converts tensors by groups of rows, so that memory stays small; all threads share a group.
 class Converter {
  public:
@@ -190,7 +175,7 @@ class Converter {
 
   void check(const SourceTensor& tensor, DType dtype, std::span<const std::byte> bytes,
              std::string_view verb) const {
-    if (all_finite(dtype, bytes, backend_.threads())) return;
+    if (!first_not_finite(dtype, bytes, backend_.threads())) return;
     fail("cannot write {}: tensor '{}' {} a NaN or an infinity in type {}", path_, tensor.record.name, verb,
          dtype_info(dtype).name);
   }

@@ -42,7 +42,8 @@ TEST_CASE("GGUF: a model comes back; direct export equals quantising the F32 fil
   }
 }
 
-TEST_CASE("GGUF: quantised weights re-laid for products give the bits of those in the file") {
+// F16 by few rows is only summed in another order, which tests of products bound.
+TEST_CASE("GGUF: weights re-laid for products give the bits of those in the file") {
   Fixture f;
   f.backend = make_cpu_backend(2);
   const bool relaid = f.backend->panels_bytes(DType::Q8_0, 1, 32) > 0;  // not by the reference
@@ -62,16 +63,17 @@ TEST_CASE("GGUF: quantised weights re-laid for products give the bits of those i
       const Model rows = load_gguf(f.folder / "x.gguf").model;
       Model panels = load_gguf_panels(f.folder / "x.gguf", *f.backend, *f.pool).model;
       CHECK(!panels.embedding().panels());
-      CHECK(panels.head().panels() == (relaid && type != FileType::F16));
-      CHECK(panels.layer(0).q.panels() == (relaid && type != FileType::F16));
-      for (const int64_t T : {1, 3, 9}) CHECK(scores(rows, T) == scores(panels, T));
+      CHECK(panels.head().panels() == relaid);
+      CHECK(panels.layer(0).q.panels() == relaid);
+      for (const int64_t T : {1, 3, 9})
+        if (T == 9 || type != FileType::F16) CHECK(scores(rows, T) == scores(panels, T));
       if (!panels.head().panels()) continue;
       const Tensor& head = panels.head();
       CHECK_THROWS_AS((void)head.data(), Error);
       CHECK_THROWS_AS((void)head.slice(0, 1), Error);
       CHECK_THROWS_AS((void)head.reshaped({head.shape().elements()}), Error);
       use_panels(panels, *f.backend, *f.pool);  // a second time changes nothing
-      CHECK(scores(rows, 3) == scores(panels, 3));
+      CHECK(scores(rows, 9) == scores(panels, 9));
     }
   }
 }

@@ -14,7 +14,7 @@
 #include "kernels/blocks.h"
 #include "kernels/cpu/isas.h"
 #include "kernels/cpu/quant_backend.h"
-#include "kernels/cpu/quant_panels.h"
+#include "kernels/cpu/weight_panels.h"
 #include "kernels/half.h"
 #include "kernels/reference/quant_dot.h"
 #include "kernels/reference/quantize.h"
@@ -127,9 +127,8 @@ std::vector<float> product(const cpu::Isa& isa, int threads, MatmulDims d, const
   };
   multiply(W.view());
   const std::vector<float> result(c.begin() + 1, c.end() - 1);
-  const int64_t bytes =
-      d.N == 0 ? 0 : (d.N + cpu::panel_rows - 1) / cpu::panel_rows * cpu::panel_bytes(W.dtype(), d.K);
-  if (cpu::panel_block(W.dtype()).lines > 0) {  // the same from panels
+  if (dtype_info(W.dtype()).quantised) {  // the same from panels
+    const int64_t bytes = (d.N + cpu::panel_rows - 1) / cpu::panel_rows * cpu::panel_bytes(W.dtype(), d.K);
     const Aligned panels(static_cast<size_t>(bytes));
     cpu::make_panels(isa.table().q, threads, W.dtype(), d.N, d.K, W.data(), panels.span.data());
     std::fill(c.begin(), c.end(), kGuard);

@@ -1,6 +1,7 @@
-// Backend::matmul_weight and matmul_weights as the model calls them: several weights at once, and 16-bit
-// weights by many rows, which are made floats or pairs of BF16.
+// Backend::matmul_weight and matmul_weights as the model calls them: several weights at once, and F32 and
+// 16-bit weights, as rows and in panels, by few and by many rows, which are made floats or pairs of BF16.
 #include <algorithm>
+#include <cstring>
 #include <random>
 
 #include "kernels/cpu/cpu_backend.h"
@@ -18,23 +19,43 @@ struct Weight {
   DType dtype;
   int64_t N, K;
   std::vector<std::byte> rows;
+  std::unique_ptr<cpu::Scratch<std::byte>> panels{};
   WeightView view() const { return {dtype, rows.data()}; }
+
+  // In the backend's own form; false if it has none.
+  bool relay(Backend& backend) {
+    const int64_t bytes = backend.panels_bytes(dtype, N, K);
+    if (bytes == 0) return false;
+    panels = std::make_unique<cpu::Scratch<std::byte>>(bytes);
+    backend.make_panels(dtype, N, K, rows.data(), panels->data());
+    return true;
+  }
+  WeightView relaid() const { return {dtype, panels->data(), true}; }
 };
 
 Weight random_weight(Random& random, DType dtype, int64_t N, int64_t K) {
   const Array x(random, N * K);
   Weight w{dtype, N, K, std::vector<std::byte>(static_cast<size_t>(N * row_bytes(dtype, K)))};
+  if (dtype == DType::F32) {
+    std::memcpy(w.rows.data(), x.data(), w.rows.size());
+    return w;
+  }
   reference::quantize_rows(dtype, N, K, x, nullptr, w.rows.data());
   return w;
 }
 
 // C = A·Wᵀ with A rounded to W's type, and the bound of float32 sums.
-Expected expected_halves(const Weight& w, int64_t M, const Array& A, const float* added) {
+Expected expected_product(const Weight& w, int64_t M, const Array& A, const float* added) {
   std::vector<float> weight(static_cast<size_t>(w.N * w.K)), a(static_cast<size_t>(M * w.K));
-  reference::dequantize_rows(w.dtype, w.N, w.K, w.rows.data(), weight.data());
+  if (w.dtype == DType::F32)
+    std::memcpy(weight.data(), w.rows.data(), w.rows.size());
+  else
+    reference::dequantize_rows(w.dtype, w.N, w.K, w.rows.data(), weight.data());
   for (size_t i = 0; i < a.size(); ++i) {
     const float x = A[static_cast<int64_t>(i)];
-    a[i] = w.dtype == DType::F16 ? f16_to_f32(f32_to_f16(x)) : bf16_to_f32(f32_to_bf16(x));
+    a[i] = w.dtype == DType::F32   ? x
+           : w.dtype == DType::F16 ? f16_to_f32(f32_to_f16(x))
+                                   : bf16_to_f32(f32_to_bf16(x));
   }
   Expected out(M * w.N);
   for (int64_t m = 0; m < M; ++m)
@@ -65,7 +86,27 @@ void for_each_isa_and_way(F f) {
   }
 }
 
-TEST_CASE("16-bit weights: rows around few ones, even and odd K, blocks and passes, what is added") {
+// By the weight's rows and by its panels, overwriting with a residual and adding to what is there. By many
+// rows both give the same bits.
+void check_products(Backend& backend, Random& random, int64_t M, Weight& w) {
+  const int64_t N = w.N, K = w.K;
+  const Array A(random, M * K, 1), residual(random, M * N, 3), start(random, M * N);
+  const auto multiply = [&](WeightView view, Array& C) {
+    backend.matmul_weight({M, N, K}, A, view, C, {.residual = residual});
+    check_close(C, expected_product(w, M, A, residual));
+    Array sum(M * N, 1);
+    std::copy_n(start.data(), M * N, sum.data());
+    backend.matmul_weight({M, N, K}, A, view, sum, {.accumulate = true});
+    check_close(sum, expected_product(w, M, A, start));
+  };
+  Array by_rows(M * N, 1), by_panels(M * N, 1);
+  multiply(w.view(), by_rows);
+  if (!w.relay(backend)) return;
+  multiply(w.relaid(), by_panels);
+  if (M > cpu::few_rows) CHECK(by_panels.same_bits(by_rows));
+}
+
+TEST_CASE("plain weights: rows around few ones, even and odd K, blocks and passes, what is added") {
   for_each_isa_and_way([](Backend& backend) {
     Random random(1);
     struct Shape {
@@ -77,7 +118,9 @@ TEST_CASE("16-bit weights: rows around few ones, even and odd K, blocks and pass
                                  {20, 33, 64},
                                  {10, 49, 62},
                                  {1, 9, 300},
-                                 {9, 5, 0}};
+                                 {9, 5, 0},
+                                 {2, 5, 0}};
+    for (int64_t M = 1; M <= cpu::few_rows; ++M) shapes.push_back({M, 16 + M, 30 + M});
     if (!small_tests()) {
       const int64_t K = 2500;
       shapes.push_back({12, 150, K});                                 // several blocks of the sum
@@ -85,19 +128,13 @@ TEST_CASE("16-bit weights: rows around few ones, even and odd K, blocks and pass
       shapes.push_back({520, 100, 800});                              // several groups of register tiles
     }
     for (const auto [M, N, K] : shapes)
-      for (const DType dtype : {DType::F16, DType::BF16}) {
+      for (const DType dtype : {DType::F32, DType::F16, DType::BF16}) {
+        CAPTURE(dtype_info(dtype).name);
         CAPTURE(M);
         CAPTURE(N);
         CAPTURE(K);
-        const Weight w = random_weight(random, dtype, N, K);
-        const Array A(random, M * K, 1), residual(random, M * N, 3);
-        Array C(M * N, 1);
-        backend.matmul_weight({M, N, K}, A, w.view(), C, {.residual = residual});
-        check_close(C, expected_halves(w, M, A, residual));
-        const Array start(random, M * N);
-        std::copy_n(start.data(), M * N, C.data());
-        backend.matmul_weight({M, N, K}, A, w.view(), C, {.accumulate = true});
-        check_close(C, expected_halves(w, M, A, start));
+        Weight w = random_weight(random, dtype, N, K);
+        check_products(backend, random, M, w);
       }
   });
 }
@@ -110,25 +147,32 @@ TEST_CASE("several weights at once give the bits of each alone, at any number of
                                                   {DType::Q4_K, DType::F32, DType::F32, DType::Q8_0},
                                                   {DType::F16, DType::F16, DType::BF16},
                                                   {DType::F32}};
+  std::vector<std::pair<int64_t, bool>> cases;  // rows, and whether the weights are in panels
+  for (const int64_t M : {1, 2, 5, 9, 40})
+    for (const bool panels : {false, true}) cases.emplace_back(M, panels);
   for (const std::string& isa : runnable_isas()) {
     CAPTURE(isa);
     const auto one = make_cpu_backend(1, isa), three = make_cpu_backend(3, isa);
     for (const std::vector<DType>& types : groups)
-      for (const int64_t M : {1, 2, 5, 9, 40}) {
+      for (const auto& [M, panels] : cases) {
         CAPTURE(M);
+        CAPTURE(panels);
         const Array A(random, M * K, 1);
         std::vector<Weight> weights;
+        std::vector<WeightView> views;
         std::vector<Array> alone, together, threaded;
         for (const DType dtype : types) {
           const int64_t N = 1 + random.below(200);
           weights.push_back(random_weight(random, dtype, N, K));
+          views.push_back(panels && weights.back().relay(*one) ? weights.back().relaid()
+                                                               : weights.back().view());
           for (auto* results : {&alone, &together, &threaded}) results->emplace_back(M * N, 1);
-          one->matmul_weight({M, N, K}, A, weights.back().view(), alone.back(), {});
+          one->matmul_weight({M, N, K}, A, views.back(), alone.back(), {});
         }
         const auto multiply = [&](Backend& backend, std::vector<Array>& results) {
           std::vector<WeightProduct> products;
           for (size_t i = 0; i < weights.size(); ++i)
-            products.push_back({weights[i].view(), weights[i].N, results[i]});
+            products.push_back({views[i], weights[i].N, results[i]});
           backend.matmul_weights({M, 0, K}, A, products);
         };
         multiply(*one, together);

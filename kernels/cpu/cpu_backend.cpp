@@ -7,7 +7,7 @@
 
 #include "kernels/cpu/cpu_blocking.h"
 #include "kernels/cpu/quant_backend.h"
-#include "kernels/cpu/quant_panels.h"
+#include "kernels/cpu/weight_panels.h"
 
 namespace gladius {
 namespace cpu {
@@ -48,33 +48,43 @@ size_t CpuBackend::scratch_bytes() const {
 
 namespace {
 
+bool is_plain(DType dtype) { return dtype == DType::F32 || dtype == DType::F16 || dtype == DType::BF16; }
+
 // Whether W is multiplied as a product of floats is, or of pairs of BF16 as words of their size, rather than
 // lane by lane, which any K allows.
 bool by_many_rows(MatmulDims d, WeightView W) {
-  return (W.dtype == DType::F16 || W.dtype == DType::BF16) && d.M > few_rows && d.K % 2 == 0;
+  return is_plain(W.dtype) && d.M > few_rows && (d.K % 2 == 0 || W.dtype == DType::F32);
 }
 
 }  // namespace
 
 void CpuBackend::matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) {
-  if (W.dtype == DType::F32) return matmul_nt(d, A, static_cast<const float*>(W.data), C, e);
   const WeightProduct product{W, d.N, C};
-  by_many_rows(d, W) ? half_products(d, A, {&product, 1}, e) : quantized_products(d, A, {&product, 1}, e);
+  products_alike(d, A, {&product, 1}, e);
 }
 
 void CpuBackend::matmul_weights(MatmulDims d, const float* A, std::span<const WeightProduct> products) {
-  const auto activations = [](const WeightProduct& p) { return dtype_info(p.W.dtype).dot_with; };
+  const auto alike = [](const WeightProduct& p, const WeightProduct& q) {
+    return dtype_info(p.W.dtype).dot_with == dtype_info(q.W.dtype).dot_with && p.W.panels == q.W.panels;
+  };
   while (!products.empty()) {  // those first ones that A is converted for in the same way
     size_t n = 1;
-    while (n < products.size() && activations(products[n]) == activations(products[0])) ++n;
-    if (products[0].W.dtype == DType::F32)
-      Backend::matmul_weights(d, A, products.first(n));
-    else if (by_many_rows(d, products[0].W))
-      half_products(d, A, products.first(n), {});
-    else
-      quantized_products(d, A, products.first(n), {});
+    while (n < products.size() && alike(products[n], products[0])) ++n;
+    products_alike(d, A, products.first(n), {});
     products = products.subspan(n);
   }
+}
+
+void CpuBackend::products_alike(MatmulDims d, const float* A, std::span<const WeightProduct> products,
+                                Epilogue e) {
+  const WeightView W = products[0].W;
+  if (W.dtype == DType::F32 && !W.panels)
+    for (const WeightProduct& p : products)
+      matmul_nt({d.M, p.N, d.K, d.precision}, A, static_cast<const float*>(p.W.data), p.C, e);
+  else if (by_many_rows(d, W))
+    plain_products(d, A, products, e);
+  else
+    quantized_products(d, A, products, e);
 }
 
 void CpuBackend::quantized_products(MatmulDims d, const float* A, std::span<const WeightProduct> products,
@@ -84,7 +94,9 @@ void CpuBackend::quantized_products(MatmulDims d, const float* A, std::span<cons
 }
 
 int64_t CpuBackend::panels_bytes(DType dtype, int64_t N, int64_t K) const {
-  return panel_block(dtype).lines == 0 ? 0 : ceil_div(N, panel_rows) * panel_bytes(dtype, K);
+  const PanelBlock block = panel_block(dtype);
+  const bool relaid = block.lines > 0 && K % block.elements == 0;
+  return relaid ? ceil_div(N, panel_rows) * panel_bytes(dtype, K) : 0;
 }
 
 void CpuBackend::make_panels(DType dtype, int64_t N, int64_t K, const void* rows, void* panels) {

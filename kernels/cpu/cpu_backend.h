@@ -91,11 +91,12 @@ class CpuBackend : public Backend {
   void gemm(const GemmKernel& kernel, MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C,
             Epilogue e);
   void gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, Epilogue e);
-  void half_products(MatmulDims d, const float* A, std::span<const WeightProduct> products, Epilogue e);
+  // Those that A is converted for in the same way.
+  void products_alike(MatmulDims d, const float* A, std::span<const WeightProduct> products, Epilogue e);
+  void plain_products(MatmulDims d, const float* A, std::span<const WeightProduct> products, Epilogue e);
   void append_to_cache(const CachedAttentionDims& d, const SequenceRows& s, const float* k, const float* v,
                        KvCacheView cache) const;
   void few_rows_product(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) const;
-
   void quantized_products(MatmulDims d, const float* A, std::span<const WeightProduct> products, Epilogue e);
 
   int threads_;

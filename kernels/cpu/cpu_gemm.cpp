@@ -6,6 +6,7 @@
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/cpu_blocking.h"
 #include "kernels/cpu/quant_kernels.h"
+#include "kernels/cpu/weight_panels.h"
 #include "kernels/parallel.h"
 
 namespace gladius::cpu {
@@ -123,10 +124,19 @@ void CpuBackend::matmul_tn(MatmulDims d, const float* A, const float* B, float* 
   gemm(d, {A, one_row ? d.K : d.M, one_row}, {B, d.N, false}, C, e);
 }
 
-// A is rounded as for any product with such weights; products of 16-bit values are exact in floats.
-void CpuBackend::half_products(MatmulDims d, const float* A, std::span<const WeightProduct> products,
-                               Epilogue e) {
+// F32 weights are in panels here. For others A is rounded as for any product with them; products of 16-bit
+// values are exact in floats.
+void CpuBackend::plain_products(MatmulDims d, const float* A, std::span<const WeightProduct> products,
+                                Epilogue e) {
   const DType type = products[0].W.dtype;
+  const auto operand = [&](const WeightView& W) -> GemmOperand {
+    const int64_t bytes = W.panels ? panel_bytes(type, d.K) : row_bytes(type, d.K);
+    return {static_cast<const float*>(W.data), bytes / int64_t{sizeof(float)}, true, W.panels};
+  };
+  if (type == DType::F32) {
+    for (const WeightProduct& p : products) gemm({d.M, p.N, d.K}, {A, d.K, true}, operand(p.W), p.C, e);
+    return;
+  }
   const PairKernels& pairs = table_.q.pairs;
   const bool as_pairs = type == DType::BF16 && pairs.gemm.run && quick_bf16_;
   const GemmKernel& kernel = as_pairs             ? pairs.gemm
@@ -146,8 +156,7 @@ void CpuBackend::half_products(MatmulDims d, const float* A, std::span<const Wei
     });
     const GemmOperand rows{reinterpret_cast<const float*>(a), a_stride / int64_t{sizeof(float)}, true};
     for (const WeightProduct& p : products) {
-      const GemmOperand weight{static_cast<const float*>(p.W.data), d.K / 2, true};
-      gemm(kernel, {M, p.N, as_pairs ? d.K / 2 : d.K}, rows, weight, p.C + m * p.N,
+      gemm(kernel, {M, p.N, as_pairs ? d.K / 2 : d.K}, rows, operand(p.W), p.C + m * p.N,
            {e.accumulate, e.residual ? e.residual + m * p.N : nullptr});
     }
   }

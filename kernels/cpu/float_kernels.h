@@ -11,13 +11,17 @@
 namespace gladius::cpu {
 
 // A factor of a matrix product, rows of A or columns of B. Its element (i, p), p along the summed dimension,
-// is data[i * stride + p] if k_contiguous, else data[p * stride + i].
+// is data[i * stride + p] if k_contiguous, else data[p * stride + i]. Or it is a weight in panels
+// (weight_panels.h), `stride` floats each, from row `row` and line `line` on.
 struct GemmOperand {
   const float* data = nullptr;
   int64_t stride = 0;
   bool k_contiguous = true;
+  bool panels = false;
+  int64_t row = 0, line = 0;
 
   __attribute__((always_inline)) GemmOperand from(int64_t i, int64_t p) const {
+    if (panels) return {data, stride, k_contiguous, panels, row + i, line + p};
     return {data + (k_contiguous ? i * stride + p : p * stride + i), stride, k_contiguous};
   }
 };
@@ -139,7 +143,7 @@ struct FloatKernels {
   GemmKernel gemm_rows;     // reads A where it lies, contiguous along k,
   GemmKernel gemm_lines;    // or across k
   GemmKernel gemm_one_row;  // one row, contiguous along k, by B contiguous across k
-  // Read A where it lies, contiguous along k; B is rows of such halves, read as words of two, k even.
+  // Read A where it lies, contiguous along k; B is such halves, read as words of two, k even.
   GemmKernel gemm_f16_weights, gemm_bf16_weights;
   void (*few_rows_tile)(const FewRowsTile&);
 

@@ -68,11 +68,23 @@ struct Gemm {
 
     // Makes a tile over `words` words ask for the given piece; false if there is no such.
     bool set(int64_t piece, int64_t words, TileFactors& f) const {
+      if (x.panels) return set_panels(piece, words, f);
       const int64_t lines = x.k_contiguous ? n : k, width = x.k_contiguous ? k : n;
       const int64_t turns = words / tile_unroll, down = turns > 0 ? ceil_div(lines, turns) : 0;
       if (down == 0 || piece / down * cols >= width) return false;
       f.ahead = x.data + piece % down * turns * x.stride + piece / down * cols;
       f.ahead_step = x.stride;
+      return true;
+    }
+
+   private:
+    // Of a weight's panels one after another; k counts their lines.
+    bool set_panels(int64_t piece, int64_t words, TileFactors& f) const {
+      const int64_t size = words / tile_unroll * cols, pieces = size > 0 ? ceil_div(k * panel_rows, size) : 0;
+      if (pieces == 0 || piece / pieces * panel_rows >= n) return false;
+      f.ahead = x.data + (x.row / panel_rows + piece / pieces) * x.stride + x.line * panel_rows +
+                piece % pieces * size;
+      f.ahead_step = cols;
       return true;
     }
   };

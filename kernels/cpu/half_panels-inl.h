@@ -1,9 +1,10 @@
-// 16-bit weights in matrix products by many rows (gemm-inl.h). Their rows are read as words of two of them,
-// so K is even.
+// 16-bit weights in matrix products by many rows (gemm-inl.h). They are read as words of two of them, so K is
+// even.
 #pragma once
 
 #include "kernels/cpu/gemm-inl.h"
 #include "kernels/cpu/half_matmul-inl.h"
+#include "kernels/cpu/plain_panels-inl.h"
 
 namespace gladius::cpu {
 
@@ -14,6 +15,9 @@ struct HalfPanels {
   static constexpr bool plain = false;
   static GLADIUS_INLINE Vec<Isa> along(const float* x) {
     return WidenedHalves<Isa, type>::load(reinterpret_cast<const uint16_t*>(x));
+  }
+  static GLADIUS_INLINE void from_line(const float* line, int64_t first, Vec<Isa>* words) {
+    PanelLine<Isa, type>::read(line, first, words);
   }
 };
 

@@ -3,6 +3,7 @@
 
 #include "kernels/cpu/float_kernels.h"
 #include "kernels/cpu/register_tile-inl.h"
+#include "kernels/cpu/weight_panels.h"
 
 namespace gladius::cpu {
 
@@ -20,6 +21,9 @@ struct Packing {
   // beyond k, anything beyond n. Values of i below `readable` may be read, too. Where per_float is not 1, x
   // is contiguous along k, a multiple of per_float.
   static void pack(const GemmOperand& x, int64_t n, int64_t readable, int64_t k, int64_t width, float* y) {
+    if constexpr (requires(const float* line, V* words) { Panels::from_line(line, 0, words); }) {
+      if (x.panels) return pack_panels(x, n, k, width, y);
+    }
     if constexpr (Panels::per_float == 1) {
       if (!x.k_contiguous) return pack_lines(n, readable, k, x.data, x.stride, width, y);
     }
@@ -52,6 +56,22 @@ struct Packing {
         store_square(square, rest, width - i0, y + i0 * word_floats, width, end);
       }
     }
+  }
+
+  // From a weight in panels, which are whole vectors wide.
+  static void pack_panels(const GemmOperand& x, int64_t n, int64_t k, int64_t width, float* y) {
+    constexpr int64_t per = Panels::per_float;
+    for (int64_t i = 0; i < n; i += width, y += k * width)
+      for (int64_t v = 0; v < width; v += w) {
+        const int64_t row = x.row + i + v;
+        const float* from = x.data + row / panel_rows * x.stride + x.line * panel_rows;
+        float* to = y + v;
+        for (int64_t p = 0; p < k; p += per, from += panel_rows, to += per * width) {
+          V words[per];
+          Panels::from_line(from, row % panel_rows, words);
+          for (int64_t j = 0; j < per; ++j) store<Isa>(to + j * width, words[j]);
+        }
+      }
   }
 
  private:

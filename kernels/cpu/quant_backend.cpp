@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "kernels/blocks.h"
-#include "kernels/cpu/quant_panels.h"
+#include "kernels/cpu/weight_panels.h"
 #include "kernels/parallel.h"
 
 namespace gladius::cpu {

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/half_matmul-inl.h"
+#include "kernels/cpu/plain_panels-inl.h"
 
 namespace gladius::cpu {
 
@@ -23,9 +24,25 @@ struct Bf16Halves : Pairs {
   }
 };
 
+// A line of a panel is a pair of each row.
+template <class Isa, class Pairs>
+struct PairLine {
+  static constexpr int words = 1;
+  static GLADIUS_INLINE void read(const float* line, int64_t first, Vec<Isa>* x) {
+    x[0] = load<Isa>(line + first);
+  }
+  static GLADIUS_INLINE Vec<Isa> multiply_add(Vec<Isa> w, Vec<Isa> y, Vec<Isa> sum) {
+    return Pairs::multiply_add(w, y, sum);
+  }
+};
+
 template <class Isa, class Pairs>
 PairKernels make_pair_kernels() {
-  return {Bf16Halves<Isa, Pairs>::convert, HalfProduct<Isa, Bf16Halves<Isa, Pairs>>::run, {}};
+  const auto tile = [](const TileProduct& t) {
+    t.panels ? PlainPanelProduct<Isa, PairLine<Isa, Pairs>>::run(t)
+             : HalfProduct<Isa, Bf16Halves<Isa, Pairs>>::run(t);
+  };
+  return {Bf16Halves<Isa, Pairs>::convert, tile, {}};
 }
 
 }  // namespace gladius::cpu

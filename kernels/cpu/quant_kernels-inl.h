@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cpu/half_matmul-inl.h"
+#include "kernels/cpu/plain_panels-inl.h"
 #include "kernels/cpu/quant_formats-inl.h"
 #include "kernels/cpu/quant_kernels.h"
 #include "kernels/cpu/quant_matmul-inl.h"
@@ -39,6 +40,15 @@ struct QuantTable {
 
   static void make_panel(DType weight, int64_t K, const std::byte* rows, int64_t w_rows, std::byte* panel) {
     switch (weight) {
+      case DType::F32:
+        PlainPanelWriter<Isa, DType::F32>::panel(K, rows, w_rows, panel);
+        break;
+      case DType::F16:
+        PlainPanelWriter<Isa, DType::F16>::panel(K, rows, w_rows, panel);
+        break;
+      case DType::BF16:
+        PlainPanelWriter<Isa, DType::BF16>::panel(K, rows, w_rows, panel);
+        break;
       case DType::Q4_0:
         PanelWriter<Isa, DType::Q4_0>::panel(K, rows, w_rows, panel);
         break;
@@ -68,13 +78,22 @@ struct QuantTable {
     }
   }
 
+  template <DType type>
+  static void halves(const TileProduct& t) {
+    t.panels ? PlainPanelProduct<Isa, PanelLine<Isa, type>>::run(t)
+             : HalfProduct<Isa, WidenedHalves<Isa, type>>::run(t);
+  }
+
   static void matmul_tile(DType weight, const TileProduct& t) {
     switch (weight) {
+      case DType::F32:
+        PlainPanelProduct<Isa, PanelLine<Isa, DType::F32>>::run(t);
+        break;
       case DType::F16:
-        HalfProduct<Isa, WidenedHalves<Isa, DType::F16>>::run(t);
+        halves<DType::F16>(t);
         break;
       case DType::BF16:
-        HalfProduct<Isa, WidenedHalves<Isa, DType::BF16>>::run(t);
+        halves<DType::BF16>(t);
         break;
       case DType::Q4_0:
         PanelProduct<Isa, DType::Q4_0>::run(t);

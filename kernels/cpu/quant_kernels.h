@@ -31,7 +31,7 @@ struct TileProduct {
 // Bytes of one activation row converted for a weight of type `weight`: an odd multiple of 64, so that rows of
 // a tile do not compete for the same cache sets. Quantised weights: K int8 codes, then floats d (one a
 // block), int32 sums of a block's codes and floats s (Q8_1 only) or, for super-blocks, int16 sums of 16 and
-// of 32 codes; the values are those of the blocks of dtype_info(weight).dot_with. F16 and BF16: K
+// of 32 codes; the values are those of the blocks of dtype_info(weight).dot_with. F32, F16 and BF16: K
 // floats rounded to that type, or for PairKernels K BF16 values, padded with zeros.
 int64_t activation_row_bytes(DType weight, int64_t K);
 
@@ -50,12 +50,12 @@ struct QuantKernels {
   void (*quantize_row)(DType dtype, int64_t n, const float* x, const float* importance, void* y);
   // y[n] = the values of a row of any dtype but I32.
   void (*dequantize_row)(DType dtype, int64_t n, const void* x, float* y);
-  // a = x[K] converted for a product with a weight of any type but F32, activation_row_bytes long, 64-byte
-  // aligned.
+  // a = x[K] converted for a product with a weight of any type, activation_row_bytes long, 64-byte aligned.
   void (*convert_activations)(DType weight, int64_t K, const float* x, std::byte* a);
-  // A tile of the product with such a weight. The result does not depend on how rows are grouped into tiles.
+  // A tile of the product with such a weight, F32 in panels only. The result does not depend on how rows are
+  // grouped into tiles.
   void (*matmul_tile)(DType weight, const TileProduct& tile);
-  // Panel (quant_panels.h) of w_rows <= panel_rows rows of K elements, row_bytes apart; missing ones are
+  // Panel (weight_panels.h) of w_rows <= panel_rows rows of K elements, row_bytes apart; missing ones are
   // zeros.
   void (*make_panel)(DType weight, int64_t K, const std::byte* rows, int64_t w_rows, std::byte* panel);
   PairKernels pairs;

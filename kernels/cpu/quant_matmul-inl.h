@@ -2,7 +2,7 @@
 // float32, as reference::dot_row defines, so that all ways below, and all instruction sets, give the same
 // bits:
 //   rows    a few activations by weights as they lie in a file: a row's codes are multiplied in place
-//   few     a few activations by panels (quant_panels.h), whose codes are unpacked in registers
+//   few     a few activations by panels (weight_panels.h), whose codes are unpacked in registers
 //   many    more: codes are unpacked once, for all activations; where weights are rows, by way of panels
 #pragma once
 
@@ -154,14 +154,6 @@ struct PanelProduct {
   // are slower with AVX2.
   template <int M>
   static constexpr int together = vectors % 2 == 0 && 2 * Codes::parts * M <= 8 ? 2 : 1;
-
-  // Asks for the `bytes` bytes that are read a while after those from `from` on: more arithmetic than a CPU
-  // can look beyond lies between a panel's lines.
-  template <int64_t bytes>
-  static GLADIUS_INLINE void prefetch_ahead(const uint8_t* from) {
-    constexpr int64_t ahead = 7168, line = 64;
-    for (int64_t i = 0; i < bytes; i += line) __builtin_prefetch(from + ahead + i);
-  }
 
   // Adds the products of a block of a panel with M activations, for the vectors from v on.
   template <int M>

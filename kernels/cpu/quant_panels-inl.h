@@ -1,4 +1,4 @@
-// Panels of quantised weights (quant_panels.h): made from rows, and read as vectors of codes and factors.
+// Panels of quantised weights (weight_panels.h): made from rows, and read as vectors of codes and factors.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 
 #include "kernels/cpu/quant_formats-inl.h"
 #include "kernels/cpu/quant_isa.h"
-#include "kernels/cpu/quant_panels.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/cpu/weight_panels.h"
 
 namespace gladius::cpu {
 

@@ -173,6 +173,9 @@ struct QuantRows {
       case DType::BF16:
         convert_rounded(K, x, a, [](float v) { return bf16_to_f32(f32_to_bf16(v)); });
         break;
+      case DType::F32:
+        std::memcpy(a, x, static_cast<size_t>(K) * sizeof(float));
+        break;
       case DType::Q4_0:
       case DType::Q5_0:
       case DType::Q8_0:

@@ -21,6 +21,11 @@ struct F32Panels {
   static GLADIUS_INLINE V along(const float* x) { return load<Isa>(x); }
   // A word each from columns that are contiguous across it; its lines are `stride` apart.
   static GLADIUS_INLINE V across(const float* x, int64_t) { return load<Isa>(x); }
+  // Words of as many rows of a weight in panels, from row `first` of a line of its panel on: per_float
+  // vectors.
+  static GLADIUS_INLINE void from_line(const float* line, int64_t first, V* words) {
+    words[0] = load<Isa>(line + first);
+  }
   // Adds per_word products to each lane of a sum.
   static GLADIUS_INLINE V multiply_add(V a, V b, V sum) { return accumulate<Isa>(a, b, sum); }
 };

@@ -36,6 +36,14 @@ inline constexpr int64_t floats_per_line = 16;  // of the cache
 // apart: the CPU's own prefetching follows each up to the end of its 4 KiB page, while another goes on.
 GLADIUS_INLINE void prefetch_stream(const void* x) { __builtin_prefetch(static_cast<const char*>(x) + 2048); }
 
+// Asks for the `bytes` bytes that are read a while after those from `from` on: more arithmetic than a CPU
+// can look beyond lies between a panel's lines.
+template <int64_t bytes>
+GLADIUS_INLINE void prefetch_ahead(const void* from) {
+  constexpr int64_t ahead = 7168, line = 64;
+  for (int64_t i = 0; i < bytes; i += line) __builtin_prefetch(static_cast<const char*>(from) + ahead + i);
+}
+
 // Floats in a vector.
 template <class Isa>
 inline constexpr int64_t lanes = static_cast<int64_t>(Vec<Isa>::size);
