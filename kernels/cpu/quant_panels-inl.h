@@ -68,11 +68,16 @@ struct PanelWriter {
 
   static GLADIUS_INLINE void put_lines(const Block& b, int64_t r, uint8_t* lines) {
     if constexpr (type == DType::Q6_K) {
-      put_fours<sizeof(b.ql)>(b.ql, r, lines);
-      put_fours<sizeof(b.qh)>(b.qh, r, lines + sizeof(b.ql) * panel_rows);
+      for (int stage = 0; stage < 4; ++stage)
+        for (int step = 0; step < 4; ++step, lines += 12 * panel_rows) {
+          const int at = 4 * (stage % 2) + step, half = stage / 2;
+          put_fours<4>(b.ql + 64 * half + 4 * at, r, lines);
+          put_fours<4>(b.ql + 64 * half + 32 + 4 * at, r, lines + 4 * panel_rows);
+          put_fours<4>(b.qh + 32 * half + 4 * at, r, lines + 8 * panel_rows);
+        }
     } else if constexpr (type == DType::Q5_K) {
-      put_fours<sizeof(b.qs)>(b.qs, r, lines);
-      put_fours<sizeof(b.qh)>(b.qh, r, lines + sizeof(b.qs) * panel_rows);
+      put_fours<sizeof(b.qh)>(b.qh, r, lines);
+      put_fours<sizeof(b.qs)>(b.qs, r, lines + sizeof(b.qh) * panel_rows);
     } else if constexpr (type == DType::Q5_0 || type == DType::Q5_1) {
       uint32_t bits;
       std::memcpy(&bits, b.qh, 4);
@@ -166,7 +171,7 @@ struct PanelCodes<DType::Q5_K> : PanelCodes<DType::Q4_K> {
   static constexpr int max_code = 31;
   template <class Line, class Fetch>
   static GLADIUS_INLINE void read(int stage, int step, Fetch fetch, Line* codes) {
-    const Line x = fetch(8 * stage + step), top = fetch(32 + step);
+    const Line x = fetch(8 + 8 * stage + step), top = fetch(step);
     codes[0] = (x & 0x0f0f0f0f) | fifth_bit(top, 2 * stage);
     codes[1] = (x >> 4 & 0x0f0f0f0f) | fifth_bit(top, 2 * stage + 1);
   }
@@ -183,8 +188,8 @@ struct PanelCodes<DType::Q6_K> {
   }
   template <class Line, class Fetch>
   static GLADIUS_INLINE void read(int stage, int step, Fetch fetch, Line* codes) {
-    const int half = stage / 2, at = 4 * (stage % 2) + step;
-    const Line x = fetch(16 * half + at), y = fetch(16 * half + 8 + at), top = fetch(32 + 8 * half + at);
+    const int at = 3 * (4 * stage + step);
+    const Line x = fetch(at), y = fetch(at + 1), top = fetch(at + 2);
     codes[0] = (x & 0x0f0f0f0f) | (top << 4 & 0x30303030);
     codes[1] = (y & 0x0f0f0f0f) | (top << 2 & 0x30303030);
     codes[2] = (x >> 4 & 0x0f0f0f0f) | (top & 0x30303030);
