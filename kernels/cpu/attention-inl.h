@@ -63,10 +63,13 @@ struct AttentionGeometry {
     for (int64_t i = 0; i < n; ++i) copy_row(x + key(j + i), 1.0f, room + i * width);
     return {room, width};
   }
-  // The same for rows in blocks, from the first row of a block on.
+  // Rows in blocks, from the first row of a block on: where they lie, and as key_lines.
+  const std::byte* cached_rows(const CachedKeys& c, const void* x, int64_t j) const {
+    return static_cast<const std::byte*>(x) +
+           (c.blocks[j / kv_block_tokens] * c.G + g) * kv_block_tokens * c.row_bytes;
+  }
   Lines cached_lines(const CachedKeys& c, const void* x, int64_t j, int64_t n, float* room) const {
-    const auto* rows = static_cast<const std::byte*>(x) +
-                       (c.blocks[j / kv_block_tokens] * c.G + g) * kv_block_tokens * c.row_bytes;
+    const std::byte* rows = cached_rows(c, x, j);
     if (width == d.D) {
       if (c.cache.dtype == DType::F32) return {reinterpret_cast<const float*>(rows), d.D};
       c.widen(c.cache.dtype, n * d.D, rows, room);
@@ -159,6 +162,77 @@ struct AttentionTiles {
     product<Isa, false>(
         rows, at.width, {n, s, 1, R, x.data, x.stride}, y, at.width, j0 > 0,
         [&](int64_t i, int64_t height) { return Range{0, visible(at, t + i + height, j0, n)}; });
+  }
+};
+
+// o[row] += sum over keys of weights[row][key] * values[key]: a few rows, `columns` of each; weights are
+// attention_keys apart, values of a 16-bit type.
+struct FewValuesTask {
+  int64_t rows, keys, columns;
+  const float* weights;
+  const std::byte* values;
+  int64_t row_bytes;  // from a value to the next
+  float* o;
+  int64_t o_stride;
+};
+
+template <class Isa, DType type>
+struct FewValues {
+  using V = Vec<Isa>;
+  using Elements = Widened<Isa, type>;
+  static constexpr int64_t w = lanes<Isa>;
+  static constexpr int R = 4, C = Isa::registers >= 32 ? 4 : 2;  // rows and vectors of sums in registers
+
+  static void add(const FewValuesTask& t) {
+    int64_t i = 0;
+    for (; i + R <= t.rows; i += R) of_rows<R>(t, i);
+    if (t.rows - i == 3) of_rows<3>(t, i);
+    if (t.rows - i == 2) of_rows<2>(t, i);
+    if (t.rows - i == 1) of_rows<1>(t, i);
+  }
+
+ private:
+  template <int Rows>
+  static void of_rows(const FewValuesTask& t, int64_t i) {
+    int64_t c = 0;
+    for (; c + C * w <= t.columns; c += C * w)
+      block<Rows, C>(t, i, c, w, [](const std::byte* x) { return Elements::load(x); });
+    for (; c + w <= t.columns; c += w)
+      block<Rows, 1>(t, i, c, w, [](const std::byte* x) { return Elements::load(x); });
+    const int64_t rest = t.columns - c;
+    if (rest > 0)
+      block<Rows, 1>(t, i, c, rest, [rest](const std::byte* x) { return Elements::load_first(x, rest); });
+  }
+
+  // Rows from i on by Count vectors of columns from c on, `last` of the last one.
+  template <int Rows, int Count, class Load>
+  static GLADIUS_INLINE void block(const FewValuesTask& t, int64_t i, int64_t c, int64_t last, Load fetch) {
+    V sums[Rows][Count];
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < Count; ++v) sums[r][v] = V(0.0f);
+    const float* weights = t.weights + i * attention_keys;
+    const std::byte* x = t.values + c * Elements::bytes;
+    for (int64_t key = 0; key < t.keys; ++key, x += t.row_bytes) {
+      prefetch_ahead<Count * w * Elements::bytes>(x);
+      V values[Count];
+#pragma GCC unroll 4
+      for (int v = 0; v < Count; ++v) values[v] = fetch(x + v * w * Elements::bytes);
+#pragma GCC unroll 4
+      for (int r = 0; r < Rows; ++r) {
+        const V weight(weights[r * attention_keys + key]);
+#pragma GCC unroll 4
+        for (int v = 0; v < Count; ++v) sums[r][v] = Isa::fma(weight, values[v], sums[r][v]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < Rows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < Count; ++v) {
+        float* o = t.o + (i + r) * t.o_stride + c + v * w;
+        store_upto<Isa>(o, load_upto<Isa>(o, last) + sums[r][v], last);
+      }
   }
 };
 
@@ -330,23 +404,72 @@ struct AttentionForward {
     tile.sum[i] += Rows<Isa>::exp_row(visible, s, tile.largest[i], s);
   }
 
+  // f<type>() for keys and values in 16 bits, which are multiplied where they lie: many come from memory, and
+  // stores of what they are widened to would wait for them one after the other. Otherwise false.
+  template <class F>
+  static bool with_halves(const AttentionTask& t, F f) {
+    if (!t.cached || (t.cached->cache.dtype != DType::F16 && t.cached->cache.dtype != DType::BF16))
+      return false;
+    t.cached->cache.dtype == DType::F16 ? f.template operator()<DType::F16>()
+                                        : f.template operator()<DType::BF16>();
+    return true;
+  }
+
+  static void few_scores(const Geometry& at, const AttentionTask& t, const Tile& tile, int64_t rows,
+                         int64_t j, int64_t n) {
+    FewRowsTile f{.rows = rows,
+                  .cols = n,
+                  .k = at.d.D,
+                  .a = tile.rows,
+                  .a_stride = at.width,
+                  .b = nullptr,
+                  .b_stride = 0,
+                  .c = tile.scores,
+                  .c_stride = attention_keys,
+                  .add = false,
+                  .residual = nullptr};
+    const bool done = with_halves(t, [&]<DType type>() {
+      f.b = at.cached_rows(*t.cached, t.cached->cache.k, j);
+      f.b_stride = t.cached->row_bytes;
+      FewRows<Isa, type>::run(f);
+    });
+    if (done) return;
+    const auto k = keys(at, t, j, n, tile.room);
+    f.b = reinterpret_cast<const std::byte*>(k.data);
+    f.b_stride = k.stride * int64_t{sizeof(float)};
+    FewRows<Isa>::run(f);
+  }
+
+  static void few_mix(const Geometry& at, const AttentionTask& t, const Tile& tile, int64_t rows, int64_t j,
+                      int64_t n) {
+    const bool done = with_halves(t, [&]<DType type>() {
+      FewValues<Isa, type>::add({.rows = rows,
+                                 .keys = n,
+                                 .columns = at.d.D,
+                                 .weights = tile.scores,
+                                 .values = at.cached_rows(*t.cached, t.cached->cache.v, j),
+                                 .row_bytes = t.cached->row_bytes,
+                                 .o = tile.o,
+                                 .o_stride = at.width});
+    });
+    if (done) return;
+    const auto v = values(at, t, j, n, tile.room);
+    Tiles::template product<Isa, true>(rows, at.width, {n, tile.scores, attention_keys, 1, v.data, v.stride},
+                                       tile.o, at.width, true, Tiles::all(n));
+  }
+
   static void few(const Geometry& at, const AttentionTask& t) {
     const Tile tile(at, t.scratch);
-    const int64_t rows = t.row_end - t.row_begin, D = at.d.D;
+    const int64_t rows = t.row_end - t.row_begin;
     at.copy_queries(t.row_begin, rows, t.q, at.d.scale, tile.rows);
     start_few(at, rows, tile);
     const int64_t end = smaller(at.visible_keys(t.row_end - 1), t.key_end);
     for (int64_t j0 = t.key_begin; j0 < end; j0 += attention_keys) {
       const int64_t n = smaller(attention_keys, end - j0);
-      const auto k = keys(at, t, j0, n, tile.room);
-      FewRows<Isa>::run(
-          {rows, n, D, tile.rows, at.width, k.data, k.stride, tile.scores, attention_keys, false, nullptr});
+      few_scores(at, t, tile, rows, j0, n);
       for (int64_t i = 0; i < rows; ++i)
         few_softmax_step(at, tile, i, at.visible_keys(t.row_begin + i) - j0, n);
-      const auto v = values(at, t, j0, n, tile.room);
-      Tiles::template product<Isa, true>(rows, at.width,
-                                         {n, tile.scores, attention_keys, 1, v.data, v.stride}, tile.o,
-                                         at.width, true, Tiles::all(n));
+      few_mix(at, t, tile, rows, j0, n);
     }
     t.partial ? write_partial(at, rows, tile, t.partial) : finish(at, t, tile);
   }

@@ -65,13 +65,14 @@ __attribute__((always_inline)) constexpr int64_t gemm_block_k(int64_t k, int64_t
   return blocks > 0 ? (ceil_div(k, blocks) + 1) / 2 * 2 : 2;
 }
 
-// C[rows, cols] = A[rows, k] · B[cols, k]ᵀ for at most few_rows rows of A, reading B once and as it lies.
+// C[rows, cols] = A[rows, k] · B[cols, k]ᵀ for at most few_rows rows of A, reading B once and as it lies. B
+// is F32 for few_rows_tile.
 struct FewRowsTile {
   int64_t rows, cols, k;
   const float* a;
   int64_t a_stride;
-  const float* b;
-  int64_t b_stride;
+  const std::byte* b;
+  int64_t b_stride;  // bytes
   float* c;
   int64_t c_stride;  // of c and of residual
   bool add;

@@ -6,6 +6,7 @@
 #include "kernels/cpu/pack-inl.h"
 #include "kernels/cpu/register_tile-inl.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/cpu/widened-inl.h"
 
 namespace gladius::cpu {
 
@@ -208,10 +209,11 @@ struct OneRow {
   }
 };
 
-// Products of at most few_rows rows, which read B once and as it lies.
-template <class Isa>
+// Products of at most few_rows rows, which read B, elements of `type`, once and as it lies.
+template <class Isa, DType type = DType::F32>
 struct FewRows {
   using V = Vec<Isa>;
+  using Elements = Widened<Isa, type>;
   static constexpr int64_t w = lanes<Isa>;
 
   static void run(const FewRowsTile& t) { functions[t.rows - 1](t); }
@@ -232,17 +234,17 @@ struct FewRows {
     V sums[R][Columns];
     for (int i = 0; i < R; ++i)
       for (int j = 0; j < Columns; ++j) sums[i][j] = V(0.0f);
-    const float* b[Columns];
+    const std::byte* b[Columns];
     for (int j = 0; j < Columns; ++j) b[j] = t.b + (column + j * apart) * t.b_stride;
-    const auto step = [&](auto fetch) {  // holds the fewer vectors of both
+    const auto step = [&](auto fetch_a, auto fetch_b) {  // holds the fewer vectors of both
       constexpr bool hold_rows = R <= Columns;
       V held[hold_rows ? R : Columns];
 #pragma GCC unroll 8
       for (int i = 0; i < (hold_rows ? R : Columns); ++i)
-        held[i] = fetch(hold_rows ? t.a + i * t.a_stride : b[i]);
+        held[i] = hold_rows ? fetch_a(t.a + i * t.a_stride) : fetch_b(b[i]);
 #pragma GCC unroll 8
       for (int j = 0; j < (hold_rows ? Columns : R); ++j) {
-        const V x = fetch(hold_rows ? b[j] : t.a + j * t.a_stride);
+        const V x = hold_rows ? fetch_b(b[j]) : fetch_a(t.a + j * t.a_stride);
 #pragma GCC unroll 8
         for (int i = 0; i < (hold_rows ? R : Columns); ++i) {
           V& sum = hold_rows ? sums[i][j] : sums[j][i];
@@ -252,13 +254,19 @@ struct FewRows {
     };
     int64_t p = 0;
     for (; p + w <= t.k; p += w) {
-      if (R == 1 && p % floats_per_line == 0) {
+      if ((R == 1 || one_stream) && p * Elements::bytes % cache_line == 0) {
 #pragma GCC unroll 8
-        for (int j = 0; j < Columns; ++j) prefetch_stream(b[j] + p);
+        for (int j = 0; j < Columns; ++j) {
+          const std::byte* const x = b[j] + p * Elements::bytes;
+          one_stream ? prefetch_ahead<cache_line>(x) : prefetch_stream(x);
+        }
       }
-      step([p](const float* x) { return load<Isa>(x + p); });
+      step([p](const float* x) { return load<Isa>(x + p); },
+           [p](const std::byte* x) { return Elements::load(x + p * Elements::bytes); });
     }
-    if (p < t.k) step([p, &t](const float* x) { return load_first<Isa>(x + p, t.k - p); });
+    if (p < t.k)
+      step([p, &t](const float* x) { return load_first<Isa>(x + p, t.k - p); },
+           [p, &t](const std::byte* x) { return Elements::load_first(x + p * Elements::bytes, t.k - p); });
     float totals[R * Columns + w];
     reduce_add<Isa, R * Columns>(&sums[0][0], totals);
     for (int i = 0; i < R; ++i) {
@@ -272,12 +280,15 @@ struct FewRows {
     }
   }
 
-  // Columns that are computed together are far apart: B is read in as many streams (prefetch_stream).
+  // Columns that are computed together are far apart: B is read in as many streams (prefetch_stream), unless
+  // its rows are short ones of 16 bits (keys), which are neighbours.
+  static constexpr bool one_stream = type != DType::F32;
   template <int R>
   static void of_rows(const FewRowsTile& t) {
     constexpr int columns = columns_at_once(R);
     const int64_t stream = t.cols / columns;
-    for (int64_t j = 0; j < stream; ++j) block<R, columns>(t, j, stream);
+    for (int64_t j = 0; j < stream; ++j)
+      one_stream ? block<R, columns>(t, columns * j, 1) : block<R, columns>(t, j, stream);
     for (int64_t j = columns * stream; j < t.cols; ++j) block<R, 1>(t, j, 0);
   }
 

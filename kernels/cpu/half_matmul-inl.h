@@ -9,26 +9,16 @@
 #include <cstdint>
 
 #include "kernels/cpu/quant_matmul-inl.h"
+#include "kernels/cpu/widened-inl.h"
 
 namespace gladius::cpu {
 
 // Halves are widened, exactly, products added in float32.
 template <class Isa, DType type>
-struct WidenedHalves {
+struct WidenedHalves : Widened<Isa, type> {
   using V = Vec<Isa>;
   using Activation = float;
   static constexpr int64_t step = lanes<Isa>;
-  static GLADIUS_INLINE V load(const uint16_t* x) {
-    if constexpr (type == DType::F16)
-      return QuantIsa<Isa>::from_f16(x);
-    else
-      return QuantIsa<Isa>::from_bf16(x);
-  }
-  static GLADIUS_INLINE V load_first(const uint16_t* x, int64_t n) {
-    uint16_t first[step] = {};
-    for (int64_t i = 0; i < n; ++i) first[i] = x[i];
-    return load(first);
-  }
   static GLADIUS_INLINE V activations(const float* y) { return gladius::cpu::load<Isa>(y); }
   static GLADIUS_INLINE V multiply_add(V w, V y, V sum) { return Isa::fma(w, y, sum); }
 };

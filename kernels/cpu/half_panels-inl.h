@@ -3,8 +3,8 @@
 #pragma once
 
 #include "kernels/cpu/gemm-inl.h"
-#include "kernels/cpu/half_matmul-inl.h"
 #include "kernels/cpu/plain_panels-inl.h"
+#include "kernels/cpu/widened-inl.h"
 
 namespace gladius::cpu {
 
@@ -13,9 +13,7 @@ template <class Isa, DType type>
 struct HalfPanels {
   static constexpr int64_t word_floats = 1, per_word = 1, per_float = 2;
   static constexpr bool plain = false;
-  static GLADIUS_INLINE Vec<Isa> along(const float* x) {
-    return WidenedHalves<Isa, type>::load(reinterpret_cast<const uint16_t*>(x));
-  }
+  static GLADIUS_INLINE Vec<Isa> along(const float* x) { return Widened<Isa, type>::load(x); }
   static GLADIUS_INLINE void from_line(const float* line, int64_t first, Vec<Isa>* words) {
     PanelLine<Isa, type>::read(line, first, words);
   }

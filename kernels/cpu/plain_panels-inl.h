@@ -6,11 +6,11 @@
 #include <cstring>
 
 #include "kernels/cpu/pack-inl.h"
-#include "kernels/cpu/quant_isa.h"
 #include "kernels/cpu/quant_kernels.h"
 #include "kernels/cpu/quant_row_product-inl.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/weight_panels.h"
+#include "kernels/cpu/widened-inl.h"
 
 namespace gladius::cpu {
 
@@ -48,7 +48,7 @@ struct PanelLine {
       x[0] = load<Isa>(line + first);
     } else if constexpr (type == DType::F16) {
       const auto* halves = reinterpret_cast<const uint16_t*>(line) + first;
-      for (int i = 0; i < words; ++i) x[i] = V(QuantIsa<Isa>::from_f16(halves + i * panel_rows));
+      for (int i = 0; i < words; ++i) x[i] = Widened<Isa, type>::load(halves + i * panel_rows);
     } else {  // a BF16 is the first half of a float
       using Bits __attribute__((vector_size(lanes<Isa> * sizeof(uint32_t)))) = uint32_t;
       Bits pairs;

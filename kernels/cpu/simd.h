@@ -30,7 +30,7 @@ namespace gladius::cpu {
 template <class Isa>
 using Vec = xsimd::batch<float, typename Isa::Arch>;
 
-inline constexpr int64_t floats_per_line = 16;  // of the cache
+inline constexpr int64_t cache_line = 64, floats_per_line = 16;
 
 // Asks for what comes a little after x. Matrices that are read once are read in several such streams, pages
 // apart: the CPU's own prefetching follows each up to the end of its 4 KiB page, while another goes on.
