@@ -98,7 +98,8 @@ struct QuantIsa<struct Avx2> {
   using Bytes = __m256i;
   using Ints = __m256i;
   using Floats = __m256;
-  // `narrow`: sums of 16 bits, which are added to `wide` before they could be too large.
+  // `narrow`: sums of 16 bits, which are added to `wide` before they could be too large; at once, and so not
+  // held, where only one fits.
   struct Sums {
     __m256i narrow, wide;
   };
@@ -120,6 +121,11 @@ struct QuantIsa<struct Avx2> {
       w = _mm256_abs_epi8(w);
     }
     const __m256i products = _mm256_maddubs_epi16(w, y);
+    if constexpr (most_narrow_sums<max_code> == 1) {
+      s.wide = _mm256_add_epi32(s.wide, _mm256_madd_epi16(products, scale));
+      keep_order(s.wide);
+      return;
+    }
     if (step > 0 && step % most_narrow_sums<max_code> == 0)
       s = {products, total(s, scale)};
     else
@@ -211,6 +217,11 @@ struct QuantIsa<struct Avx512> : QuantAvx512<QuantIsa<struct Avx512>> {
   template <int max_code>
   static GLADIUS_INLINE void add_products(Sums& s, __m512i w, __m512i y, int step, Ints scale = one()) {
     const __m512i products = _mm512_maddubs_epi16(w, y);
+    if constexpr (most_narrow_sums<max_code> == 1) {
+      s.wide = _mm512_add_epi32(s.wide, _mm512_madd_epi16(products, scale));
+      keep_order(s.wide);
+      return;
+    }
     if (step > 0 && step % most_narrow_sums<max_code> == 0)
       s = {products, total(s, scale)};
     else
