@@ -36,10 +36,9 @@ void add_compute_options(CLI::App& command, ComputeOptions& options) {
 }
 
 void add_repack_option(CLI::App& command, ComputeOptions& options) {
-  command.add_flag(
-      "!--no-repack", options.repack,
-      "Compute with quantised weights as they lie in the file: slower, but starts at once and shares "
-      "the file's memory");
+  command.add_flag("!--no-repack", options.repack,
+                   "Compute with weights as they lie in the file: slower, but starts at once and shares "
+                   "the file's memory");
 }
 
 void add_inference_options(CLI::App& command, ComputeOptions& options) {
