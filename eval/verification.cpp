@@ -42,6 +42,23 @@ void check_finite(const ScoredRows& scored) {
     if (!std::isfinite(row.log_sum)) fail("the logits hold a NaN or an infinity");
 }
 
+// The model with its F32 and 16-bit weights in the form that `like` holds them in: by few rows, panels add
+// products in another order. Quantised ones have the same bits in both.
+Model in_form_of(Context& ctx, const Model& model, const Model& like) {
+  Model result = model;
+  const auto relay = [&](const Tensor& from, const Tensor& form, Tensor& to) {
+    if (!form.panels() || from.panels() || dtype_info(form.dtype()).quantised) return;
+    const size_t bytes = from.panels_bytes(ctx.backend);
+    const auto memory =
+        std::make_shared<Tensor>(ctx.pool, DType::F32, Shape{static_cast<int64_t>(bytes / sizeof(float))});
+    to = from.in_panels(ctx.backend, memory->data(), memory);
+  };
+  for (size_t i = 0; i < model.weights.size(); ++i)
+    relay(model.weights[i], like.weights[i], result.weights[i]);
+  relay(model.embedding(), like.head_panels, result.head_panels);
+  return result;
+}
+
 std::string weights_fault(const std::vector<WeightCheck>& faults) {
   std::string text;
   for (size_t i = 0; i < std::min(faults.size(), kNamed); ++i)
@@ -107,9 +124,10 @@ Verification verify(Context& ctx, const LoadedModel& base, const std::string& ba
   result.weights = check_weights(ctx, base.model, read, conversion.importance != nullptr, &expected);
   result.fault = weights_fault(faults_of(result.weights));
   const bool faulty = !result.fault.empty();  // its logits may be anything
-  if (!faulty) result.logits = compare_logits(ctx, base.model, run, tokens);
-  if (faulty || !compare_logits(ctx, expected.model, run, tokens).same) {
-    const int64_t layer = departing_layer(ctx, expected.model, run, tokens);
+  if (!faulty) result.logits = compare_logits(ctx, in_form_of(ctx, base.model, run), run, tokens);
+  const Model same_form = in_form_of(ctx, expected.model, run);
+  if (faulty || !compare_logits(ctx, same_form, run, tokens).same) {
+    const int64_t layer = departing_layer(ctx, same_form, run, tokens);
     result.fault += fmt::format("{}the logits are other ones, from {} on", faulty ? "; " : "",
                                 layer_text(layer, base.model.config.layers));
   }

@@ -167,8 +167,10 @@ class Backend {
   virtual void matmul_tn(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) = 0;
 
   // C[M,N] = A[M,K] · W[N,K]ᵀ, then the epilogue; W of any dtype that a weight may have (is_weight_type),
-  // K at most max_weight_columns. F32 is matmul_nt. Otherwise each row of A is first converted to
-  // dtype_info(W.dtype).dot_with, as llama.cpp does; integer products are exact, block sums are F32.
+  // K at most max_weight_columns, but for rows of F32. Those are matmul_nt; F32 in panels is always
+  // multiplied in fp32. Otherwise each row of A is first converted to dtype_info(W.dtype).dot_with, as
+  // llama.cpp does; integer products are exact, block sums are F32. F32 and 16-bit weights may give other
+  // bits in panels than as rows.
   virtual void matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) = 0;
 
   // matmul_weight, without epilogue, by each of several weights: a backend may convert A once for all. d.N is
@@ -179,7 +181,7 @@ class Backend {
 
   // The same values in a form whose products are faster, for a backend that has one. panels_bytes: how many
   // bytes W[N,K] takes in it, 0 where there is none. make_panels writes them, 64-byte aligned, for
-  // backends of this kind; only matmul_weight reads them.
+  // backends of this kind; only matmul_weight and matmul_weights read them.
   virtual int64_t panels_bytes(DType dtype, int64_t N, int64_t K) const {
     return (void)dtype, (void)N, (void)K, 0;
   }

@@ -365,6 +365,24 @@ TEST_CASE("the scan finds a NaN or an infinity in every type") {
   }
 }
 
+TEST_CASE("the scan finds the first of several anywhere, on any number of threads") {
+  constexpr size_t n = 200'000;
+  for (const size_t at : {size_t{0}, size_t{2047}, size_t{2048}, size_t{65535}, size_t{65536}, n - 1})
+    for (const int threads : {1, 3}) {
+      CAPTURE(at);
+      CAPTURE(threads);
+      std::vector<float> x(n, 1.0f);
+      CHECK(!first_not_finite(DType::F32, std::as_bytes(std::span(x)), threads));
+      x[at] = std::numeric_limits<float>::infinity();
+      x[std::max(at, size_t{150'000})] = std::numeric_limits<float>::quiet_NaN();
+      CHECK(first_not_finite(DType::F32, std::as_bytes(std::span(x)), threads) == at);
+      std::vector<uint16_t> halves(n, 0x3C00);
+      halves[at] = 0xFC00;
+      halves[n - 1] = 0x7E00;
+      CHECK(first_not_finite(DType::F16, std::as_bytes(std::span(halves)), threads) == at);
+    }
+}
+
 TEST_CASE("writing: misuse, a full disk, a missing folder") {
   const TemporaryFolder folder;
   const GgufMetadata metadata = metadata_of_every_type();

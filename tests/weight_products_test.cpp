@@ -1,8 +1,8 @@
 // Backend::matmul_weight and matmul_weights as the model calls them: several weights at once, and F32 and
 // 16-bit weights, as rows and in panels, by few and by many rows, which are made floats or pairs of BF16.
 #include <algorithm>
-#include <cstring>
 #include <random>
+#include <span>
 
 #include "kernels/cpu/cpu_backend.h"
 #include "kernels/cpu/cpu_blocking.h"
@@ -37,7 +37,8 @@ Weight random_weight(Random& random, DType dtype, int64_t N, int64_t K) {
   const Array x(random, N * K);
   Weight w{dtype, N, K, std::vector<std::byte>(static_cast<size_t>(N * row_bytes(dtype, K)))};
   if (dtype == DType::F32) {
-    std::memcpy(w.rows.data(), x.data(), w.rows.size());
+    const auto bytes = std::as_bytes(std::span(x.data(), static_cast<size_t>(N * K)));
+    std::copy(bytes.begin(), bytes.end(), w.rows.begin());
     return w;
   }
   reference::quantize_rows(dtype, N, K, x, nullptr, w.rows.data());
@@ -48,7 +49,7 @@ Weight random_weight(Random& random, DType dtype, int64_t N, int64_t K) {
 Expected expected_product(const Weight& w, int64_t M, const Array& A, const float* added) {
   std::vector<float> weight(static_cast<size_t>(w.N * w.K)), a(static_cast<size_t>(M * w.K));
   if (w.dtype == DType::F32)
-    std::memcpy(weight.data(), w.rows.data(), w.rows.size());
+    std::copy(w.rows.begin(), w.rows.end(), std::as_writable_bytes(std::span(weight)).begin());
   else
     reference::dequantize_rows(w.dtype, w.N, w.K, w.rows.data(), weight.data());
   for (size_t i = 0; i < a.size(); ++i) {

@@ -67,7 +67,7 @@ void CpuBackend::matmul_weights(MatmulDims d, const float* A, std::span<const We
   const auto alike = [](const WeightProduct& p, const WeightProduct& q) {
     return dtype_info(p.W.dtype).dot_with == dtype_info(q.W.dtype).dot_with && p.W.panels == q.W.panels;
   };
-  while (!products.empty()) {  // those first ones that A is converted for in the same way
+  while (!products.empty()) {  // those first ones that A is converted for in the same way, in the same form
     size_t n = 1;
     while (n < products.size() && alike(products[n], products[0])) ++n;
     products_alike(d, A, products.first(n), {});
@@ -95,7 +95,7 @@ void CpuBackend::quantized_products(MatmulDims d, const float* A, std::span<cons
 
 int64_t CpuBackend::panels_bytes(DType dtype, int64_t N, int64_t K) const {
   const PanelBlock block = panel_block(dtype);
-  const bool relaid = block.lines > 0 && K % block.elements == 0;
+  const bool relaid = block.lines > 0 && K % block.elements == 0 && K <= max_weight_columns;
   return relaid ? ceil_div(N, panel_rows) * panel_bytes(dtype, K) : 0;
 }
 

@@ -91,7 +91,7 @@ class CpuBackend : public Backend {
   void gemm(const GemmKernel& kernel, MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C,
             Epilogue e);
   void gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, Epilogue e);
-  // Those that A is converted for in the same way.
+  // By weights that A is converted for in the same way, all of them rows or all in panels.
   void products_alike(MatmulDims d, const float* A, std::span<const WeightProduct> products, Epilogue e);
   void plain_products(MatmulDims d, const float* A, std::span<const WeightProduct> products, Epilogue e);
   void append_to_cache(const CachedAttentionDims& d, const SequenceRows& s, const float* k, const float* v,
@@ -105,7 +105,7 @@ class CpuBackend : public Backend {
   bool quick_bf16_;
   int64_t packed_b_floats_;       // of B that a thread packs at a time: a part of the second-level cache
   Scratch<float> gemm_;           // gemm_group_floats + packed_b_floats_ a thread
-  Scratch<std::byte> converted_;  // activations for a weight that is not F32
+  Scratch<std::byte> converted_;  // activations for a weight, but for rows of F32
   Scratch<float> attention_;      // attention_scratch floats a thread
   Scratch<float> partials_;       // attention_partials × attention_partial_floats
   Scratch<double> partial_sums_;  // of sum_of_squares

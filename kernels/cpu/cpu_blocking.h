@@ -16,7 +16,7 @@ inline constexpr int64_t gemm_rows_stride = 8192, gemm_lines_share = 204;
 // Columns at whose multiples C is cut: those of a cache line, whole vectors of every instruction set.
 inline constexpr int64_t gemm_cut_cols = 16;
 
-// Of activations, converted at a time for a weight that is not F32.
+// Of activations, converted at a time for a weight, but for rows of F32.
 inline constexpr int64_t converted_bytes = 9 << 20;
 
 // Rows of A, rounded to a weight's 16 bits.

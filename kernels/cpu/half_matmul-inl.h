@@ -1,5 +1,5 @@
-// Products of few activations with F16 and BF16 weights, lane by lane along a row. How a vector of them is
-// read and multiplied is a parameter, Halves:
+// Products of few activations with rows of F16 and BF16 weights, lane by lane along a row. How a vector of
+// them is read and multiplied is a parameter, Halves:
 //   Activation, step              an activation's type, the elements of a vector
 //   load(x), load_first(x, n)     a vector of halves, of the first n and zeros
 //   activations(y)                a vector of activations

@@ -15,7 +15,7 @@ struct HalfPanels {
   static constexpr bool plain = false;
   static GLADIUS_INLINE Vec<Isa> along(const float* x) { return Widened<Isa, type>::load(x); }
   static GLADIUS_INLINE void from_line(const float* line, int64_t first, Vec<Isa>* words) {
-    PanelLine<Isa, type>::read(line, first, words);
+    PanelLine<Isa, type>::from_line(line, first, words);
   }
 };
 

@@ -7,8 +7,8 @@
 
 #include "kernels/cpu/pack-inl.h"
 #include "kernels/cpu/quant_kernels.h"
-#include "kernels/cpu/quant_row_product-inl.h"
 #include "kernels/cpu/simd.h"
+#include "kernels/cpu/tile_store-inl.h"
 #include "kernels/cpu/weight_panels.h"
 #include "kernels/cpu/widened-inl.h"
 
@@ -37,13 +37,13 @@ struct PlainPanelWriter {
   }
 };
 
-// What a line of a panel holds: `words` elements of each row. read() makes them floats, exactly, those of the
-// rows from `first` on.
+// What a line of a panel holds: `words` elements of each row. from_line makes them floats, exactly, those of
+// the rows from `first` on.
 template <class Isa, DType type>
 struct PanelLine {
   using V = Vec<Isa>;
   static constexpr int words = static_cast<int>(panel_block(type).elements);
-  static GLADIUS_INLINE void read(const float* line, int64_t first, V* x) {
+  static GLADIUS_INLINE void from_line(const float* line, int64_t first, V* x) {
     if constexpr (type == DType::F32) {
       x[0] = load<Isa>(line + first);
     } else if constexpr (type == DType::F16) {
@@ -100,7 +100,7 @@ struct PlainPanelProduct {
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) {
         V w[Line::words];
-        Line::read(from, v * L, w);
+        Line::from_line(from, v * L, w);
 #pragma GCC unroll 2
         for (int j = 0; j < Line::words; ++j)
 #pragma GCC unroll 4

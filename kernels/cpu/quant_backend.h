@@ -15,9 +15,9 @@ namespace gladius::cpu {
 // room for one row (M = 1), it works through the rows in several passes and the result is the same.
 size_t quantized_scratch_bytes(DType weight, int64_t M, int64_t K);
 
-// Backend::matmul_weights for every weight type but F32; the weights' activations are converted to the same
-// type (dtype_info(..).dot_with). The epilogue is that of each product. K is a multiple of the weights' block
-// sizes; scratch is 64-byte aligned and holds at least quantized_scratch_bytes(dtype, 1, d.K) of each.
+// Backend::matmul_weights for every weight but rows of F32; the weights' activations are converted to the
+// same type (dtype_info(..).dot_with). The epilogue is that of each product. K is a multiple of the weights'
+// block sizes; scratch is 64-byte aligned and holds at least quantized_scratch_bytes(dtype, 1, d.K) of each.
 void matmul_quantized(const QuantKernels& kernels, int threads, MatmulDims d, const float* A,
                       std::span<const WeightProduct> products, Epilogue e, std::span<std::byte> scratch);
 

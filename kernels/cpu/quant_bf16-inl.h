@@ -24,13 +24,9 @@ struct Bf16Halves : Pairs {
   }
 };
 
-// A line of a panel is a pair of each row.
+// A line of a panel is a pair of each row, read as a word.
 template <class Isa, class Pairs>
-struct PairLine {
-  static constexpr int words = 1;
-  static GLADIUS_INLINE void read(const float* line, int64_t first, Vec<Isa>* x) {
-    x[0] = load<Isa>(line + first);
-  }
+struct PairLine : PanelLine<Isa, DType::F32> {
   static GLADIUS_INLINE Vec<Isa> multiply_add(Vec<Isa> w, Vec<Isa> y, Vec<Isa> sum) {
     return Pairs::multiply_add(w, y, sum);
   }

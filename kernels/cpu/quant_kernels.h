@@ -1,5 +1,5 @@
-// Kernels on 16-bit and quantised rows, one table per instruction set. Every instruction set gives the same
-// bits, but for the order of summation in products with F16 and BF16 weights.
+// Kernels on weights of all types, one table per instruction set. Every instruction set gives the same bits,
+// but for the order of summation in products with F32, F16 and BF16 weights.
 #pragma once
 
 #include <cstddef>

@@ -36,12 +36,13 @@ inline constexpr int64_t cache_line = 64, floats_per_line = 16;
 // apart: the CPU's own prefetching follows each up to the end of its 4 KiB page, while another goes on.
 GLADIUS_INLINE void prefetch_stream(const void* x) { __builtin_prefetch(static_cast<const char*>(x) + 2048); }
 
-// Asks for the `bytes` bytes that are read a while after those from `from` on: more arithmetic than a CPU
-// can look beyond lies between a panel's lines.
+// Asks for the `bytes` bytes that are read a while after those from `from` on, of what is read in one stream:
+// more arithmetic than a CPU can look beyond lies between. May go beyond what there is.
 template <int64_t bytes>
 GLADIUS_INLINE void prefetch_ahead(const void* from) {
-  constexpr int64_t ahead = 7168, line = 64;
-  for (int64_t i = 0; i < bytes; i += line) __builtin_prefetch(static_cast<const char*>(from) + ahead + i);
+  constexpr int64_t ahead = 7168;
+  for (int64_t i = 0; i < bytes; i += cache_line)
+    __builtin_prefetch(static_cast<const char*>(from) + ahead + i);
 }
 
 // Floats in a vector.

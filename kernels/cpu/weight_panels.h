@@ -4,7 +4,8 @@
 // rows of quantised weights becomes
 //   a head:  d[16], then dmin[16] or m[16] where the type has them, then, in super-blocks, byte j of each
 //            row's scales, for every j
-//   lines:   64 bytes, four neighbouring bytes of each row: those of qs (ql), then of qh
+//   lines:   64 bytes, four neighbouring bytes of each row: those of qh (Q5_K), then of qs; of Q6_K, for each
+//            four of 32 neighbouring codes, those of ql, of ql 32 bytes on, and of qh
 // A panel is a head, from the next multiple of 64 bytes on its lines, the next head, and so on, because
 // memory is best read in one stream; heads of 32 bytes come in pairs, before the lines of both. Q5_0 and Q5_1
 // hold their fifth bits in one line before those of qs: bit u of byte j is that of element 4 u + j.

@@ -89,6 +89,10 @@ class OneDnnBackend final : public cpu::CpuBackend {
   }
   size_t scratch_bytes() const override { return CpuBackend::scratch_bytes() + a_.bytes() + b_.bytes(); }
 
+  // F32 weights stay rows, which oneDNN multiplies.
+  int64_t panels_bytes(DType dtype, int64_t N, int64_t K) const override {
+    return dtype == DType::F32 ? 0 : CpuBackend::panels_bytes(dtype, N, K);
+  }
   void matmul_nt(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) override {
     if (!takes(d)) return CpuBackend::matmul_nt(d, A, B, C, e);
     multiply({d.M, d.N, d.K, false, true, start_sum(d, C, e)}, d.precision, A, B, C);
