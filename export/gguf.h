@@ -162,7 +162,7 @@ class GgufWriter {
 };
 
 // The first element (or block, for quantised types) with a NaN or infinity among its values or F16 scales;
-// empty when all are finite.
+// empty when all are finite. Looked for by `threads` threads.
 std::optional<size_t> first_not_finite(DType dtype, std::span<const std::byte> bytes, int threads = 1);
 // Throws Error naming the first tensor of the file that holds a NaN or an infinity.
 void check_tensor_values(const GgufFile& file, int threads = 1);

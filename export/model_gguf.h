@@ -11,7 +11,7 @@ namespace gladius {
 // Reads configuration, vocabulary and weights; the weights are views of the mapped file in its own types.
 // Throws Error naming the file and what is wrong: another architecture, metadata that is missing or of
 // another type, RoPE scaling or biases that are not supported, tensors that are missing, unexpected or of
-// another shape, values that are not finite.
+// another shape, values that are not finite, which `threads` threads look for.
 LoadedModel load_gguf(const std::filesystem::path& path, int threads = 1);
 
 // The same with the weights of matrix products in the backend's own form (use_panels), in the pool's memory,

@@ -65,15 +65,17 @@ TEST_CASE("GGUF: weights re-laid for products give the bits of those in the file
       CHECK(!panels.embedding().panels());
       CHECK(panels.head().panels() == relaid);
       CHECK(panels.layer(0).q.panels() == relaid);
-      for (const int64_t T : {1, 3, 9})
-        if (T == 9 || type != FileType::F16) CHECK(scores(rows, T) == scores(panels, T));
+      const auto same = [&](int64_t T) {
+        if (T > 8 || type != FileType::F16) CHECK(scores(rows, T) == scores(panels, T));
+      };
+      for (const int64_t T : {1, 3, 9}) same(T);
       if (!panels.head().panels()) continue;
       const Tensor& head = panels.head();
       CHECK_THROWS_AS((void)head.data(), Error);
       CHECK_THROWS_AS((void)head.slice(0, 1), Error);
       CHECK_THROWS_AS((void)head.reshaped({head.shape().elements()}), Error);
       use_panels(panels, *f.backend, *f.pool);  // a second time changes nothing
-      CHECK(scores(rows, 9) == scores(panels, 9));
+      for (const int64_t T : {3, 9}) same(T);
     }
   }
 }
