@@ -63,6 +63,10 @@ inline Cost attention_backward(const AttentionDims& d) {  // q, o, dO, dq; k, v,
   return {5 * visible_flops(d), 4 * (4 * query_numbers(d) + 4 * key_numbers(d) + statistics(d))};
 }
 
+inline Cost append_to_cache(const CachedAttentionDims& d, const SequenceRows& s, DType dtype) {
+  const double appended = 2 * product(s.rows, d.G);
+  return {0, appended * (4 * static_cast<double>(d.D) + static_cast<double>(row_bytes(dtype, d.D)))};
+}
 inline Cost cached_attention(const CachedAttentionDims& d, const SequenceRows& s, DType dtype) {
   const AttentionDims dims = reference::sequence_dims(d, s, d.D);
   const double cached = 2 * product(s.length, d.G) * static_cast<double>(row_bytes(dtype, d.D));

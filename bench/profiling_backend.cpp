@@ -100,12 +100,17 @@ void ProfilingBackend::attention_backward(const AttentionDims& d, const Attentio
                                           const AttentionGradients& g) {
   time("attention_backward", cost::attention_backward(d), [&] { backend_->attention_backward(d, f, dO, g); });
 }
+void ProfilingBackend::append_to_cache(const CachedAttentionDims& d, std::span<const SequenceRows> sequences,
+                                       const float* k, const float* v, KvCacheView cache) {
+  Cost cost;
+  for (const SequenceRows& s : sequences) cost += cost::append_to_cache(d, s, cache.dtype);
+  time("append_to_cache", cost, [&] { backend_->append_to_cache(d, sequences, k, v, cache); });
+}
 void ProfilingBackend::cached_attention(const CachedAttentionDims& d, std::span<const SequenceRows> sequences,
-                                        const float* q, const float* k, const float* v, KvCacheView cache,
-                                        float* o) {
+                                        const float* q, KvCacheView cache, float* o) {
   Cost cost;
   for (const SequenceRows& s : sequences) cost += cost::cached_attention(d, s, cache.dtype);
-  time("cached_attention", cost, [&] { backend_->cached_attention(d, sequences, q, k, v, cache, o); });
+  time("cached_attention", cost, [&] { backend_->cached_attention(d, sequences, q, cache, o); });
 }
 
 void ProfilingBackend::swiglu(int64_t n, const float* g, const float* u, float* y) {

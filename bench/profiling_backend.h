@@ -51,8 +51,10 @@ class ProfilingBackend final : public ForwardingBackend {
                  float* lse) override;
   void attention_backward(const AttentionDims& d, const AttentionState& f, const float* dO,
                           const AttentionGradients& g) override;
+  void append_to_cache(const CachedAttentionDims& d, std::span<const SequenceRows> sequences, const float* k,
+                       const float* v, KvCacheView cache) override;
   void cached_attention(const CachedAttentionDims& d, std::span<const SequenceRows> sequences, const float* q,
-                        const float* k, const float* v, KvCacheView cache, float* o) override;
+                        KvCacheView cache, float* o) override;
   void swiglu(int64_t n, const float* g, const float* u, float* y) override;
   void swiglu_backward(int64_t n, const float* g, const float* u, const float* dy, float* dg,
                        float* du) override;

@@ -55,8 +55,9 @@ struct LayerKvCache {
   Tensor k, v;
 };
 // The same for rows that continue sequences (inference only): k and v [M, G*D] are put into the cache, and
-// the queries [M, H*D] see all that it holds of their sequence. The sequences' rows are all M in order;
-// heads.batch has no meaning.
+// the queries see all that it holds of their sequence. The sequences' rows are all M in order. The queries
+// are theirs [M, H*D], or those of each sequence's last row alone [sequences, H*D]. heads.batch has no
+// meaning.
 Tensor cached_attention(Context& ctx, const Tensor& q, const Tensor& k, const Tensor& v,
                         const AttentionHeads& heads, LayerKvCache& cache,
                         std::span<const SequenceRows> sequences);

@@ -168,9 +168,9 @@ class Backend {
 
   // C[M,N] = A[M,K] · W[N,K]ᵀ, then the epilogue; W of any dtype that a weight may have (is_weight_type),
   // K at most max_weight_columns, but for rows of F32. Those are matmul_nt; F32 in panels is always
-  // multiplied in fp32. Otherwise each row of A is first converted to dtype_info(W.dtype).dot_with, as
-  // llama.cpp does; integer products are exact, block sums are F32. F32 and 16-bit weights may give other
-  // bits in panels than as rows.
+  // multiplied in fp32. Otherwise each row of A is first converted to dtype_info(W.dtype).dot_with; integer
+  // products are exact, block sums are F32. F32 and 16-bit weights may give other bits in panels than as
+  // rows.
   virtual void matmul_weight(MatmulDims d, const float* A, WeightView W, float* C, Epilogue e) = 0;
 
   // matmul_weight, without epilogue, by each of several weights: a backend may convert A once for all. d.N is
@@ -238,12 +238,14 @@ class Backend {
   virtual void attention_backward(const AttentionDims& d, const AttentionState& f, const float* dO,
                                   const AttentionGradients& g) = 0;
 
-  // Attention of rows that continue sequences (paged as in Kwon et al. 2023, arXiv:2309.06180): k and v
-  // [M, G*D] are put into the cache, rounded to its type; then every row of q [M, H*D] attends to its
-  // sequence's tokens up to itself, as above. M rows, in the order of `sequences`; o as q.
+  // Attention of rows that continue sequences (paged as in Kwon et al. 2023, arXiv:2309.06180): the rows of k
+  // and v [M, G*D] are put into the cache, rounded to its type.
+  virtual void append_to_cache(const CachedAttentionDims& d, std::span<const SequenceRows> sequences,
+                               const float* k, const float* v, KvCacheView cache) = 0;
+  // Every row of q [M, H*D] attends to its sequence's tokens up to itself, as above, all of which the cache
+  // holds. o as q.
   virtual void cached_attention(const CachedAttentionDims& d, std::span<const SequenceRows> sequences,
-                                const float* q, const float* k, const float* v, KvCacheView cache,
-                                float* o) = 0;
+                                const float* q, KvCacheView cache, float* o) = 0;
 
   // ---- SwiGLU (Shazeer 2020, arXiv:2002.05202) ----
 

@@ -7,7 +7,7 @@ namespace {
 
 constexpr std::array<DTypeInfo, 14> kTypes = {{
     {DType::F32, "F32", 1, 4, DType::F32, false},
-    {DType::F16, "F16", 1, 2, DType::F16, false},
+    {DType::F16, "F16", 1, 2, DType::F32, false},
     {DType::Q4_0, "Q4_0", 32, 18, DType::Q8_0, true},
     {DType::Q4_1, "Q4_1", 32, 20, DType::Q8_1, true},
     {DType::Q5_0, "Q5_0", 32, 22, DType::Q8_0, true},

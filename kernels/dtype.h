@@ -31,8 +31,10 @@ struct DTypeInfo {
   std::string_view name;  // as GGUF tools spell it, e.g. "Q4_K"
   int64_t block_size;     // elements in a block
   int64_t block_bytes;    // bytes of a block
-  DType dot_with;         // what activations are converted to for a product with it (ggml's choice)
-  bool quantised;         // stored in blocks with scales
+  // What activations are converted to for a product with it: ggml's choice, but for F16, whose products with
+  // floats cost no more than with halves.
+  DType dot_with;
+  bool quantised;  // stored in blocks with scales
 };
 
 // Never fails for a valid enumerator.

@@ -60,9 +60,13 @@ class ForwardingBackend : public Backend {
                           const AttentionGradients& g) override {
     backend_->attention_backward(d, f, dO, g);
   }
+  void append_to_cache(const CachedAttentionDims& d, std::span<const SequenceRows> sequences, const float* k,
+                       const float* v, KvCacheView cache) override {
+    backend_->append_to_cache(d, sequences, k, v, cache);
+  }
   void cached_attention(const CachedAttentionDims& d, std::span<const SequenceRows> sequences, const float* q,
-                        const float* k, const float* v, KvCacheView cache, float* o) override {
-    backend_->cached_attention(d, sequences, q, k, v, cache, o);
+                        KvCacheView cache, float* o) override {
+    backend_->cached_attention(d, sequences, q, cache, o);
   }
 
   void swiglu(int64_t n, const float* g, const float* u, float* y) override { backend_->swiglu(n, g, u, y); }

@@ -23,8 +23,10 @@ class NullBackend final : public Backend {
   void attention(const AttentionDims&, const float*, const float*, const float*, float*, float*) override {}
   void attention_backward(const AttentionDims&, const AttentionState&, const float*,
                           const AttentionGradients&) override {}
-  void cached_attention(const CachedAttentionDims&, std::span<const SequenceRows>, const float*, const float*,
-                        const float*, KvCacheView, float*) override {}
+  void append_to_cache(const CachedAttentionDims&, std::span<const SequenceRows>, const float*, const float*,
+                       KvCacheView) override {}
+  void cached_attention(const CachedAttentionDims&, std::span<const SequenceRows>, const float*, KvCacheView,
+                        float*) override {}
   void swiglu(int64_t, const float*, const float*, float*) override {}
   void swiglu_backward(int64_t, const float*, const float*, const float*, float*, float*) override {}
   void softmax(int64_t, int64_t, const float*, float*) override {}

@@ -109,8 +109,9 @@ double training_flops(const Config& c, int64_t T) {
 double inference_flops(const Config& c, int64_t past, int64_t T) {
   const double visible =
       static_cast<double>(T) * (static_cast<double>(past) + static_cast<double>(T + 1) / 2);
-  const double scores_and_mix = 2 * static_cast<double>(c.layers * c.heads * c.head_dim) * visible;
-  const int64_t once = c.hidden * (c.heads * c.head_dim + 3 * c.intermediate);  // of the last layer
+  const double scores_and_mix = 2 * static_cast<double>(c.heads * c.head_dim) *
+                                (static_cast<double>(c.layers - 1) * visible + static_cast<double>(past + T));
+  const int64_t once = c.hidden * (2 * c.heads * c.head_dim + 3 * c.intermediate);  // of the last layer
   return 2 * (static_cast<double>(layer_products(c) - once) * static_cast<double>(T) +
               static_cast<double>(once + c.vocab * c.hidden) + scores_and_mix);
 }

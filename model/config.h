@@ -47,7 +47,7 @@ double training_flops(const Config& config, int64_t T);
 
 // Floating-point operations that reading T tokens behind `past` others takes, and scoring what follows the
 // last: 2 for each weight of a matrix product and for each multiplication of the visible part of attention.
-// The LM head, and what stands behind attention in the last layer, is for one token only.
+// The LM head, and all but the keys and values of the last layer, is for one token only.
 double inference_flops(const Config& config, int64_t past, int64_t T);
 
 std::vector<std::string> preset_names();

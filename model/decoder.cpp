@@ -31,9 +31,8 @@ std::span<const float> Decoder::read(std::span<const int32_t> tokens, const std:
       batch.positions.i32()[t] = static_cast<int32_t>(length() + t);
     }
     const SequenceRows rows{0, T, length() + T, sequence_.blocks.data()};
-    const Past past{cache_, {&rows, 1}};
-    const int64_t end = T - 1;
-    last = forward(ctx_, model_, rope_table_, batch, &past, {&end, 1});
+    const Past past{cache_, {&rows, 1}, true};
+    last = forward(ctx_, model_, rope_table_, batch, &past);
     sequence_.length += T;
     tokens = tokens.subspan(static_cast<size_t>(T));
   }

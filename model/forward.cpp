@@ -1,6 +1,8 @@
 // One token's way through the model, top to bottom. Letters as in kernels/backend.h: B sequences of T tokens,
 // M = B*T rows, C hidden width, H query heads and G key/value heads of width D, F intermediate width, V
 // vocabulary. Each operation's backward step stands beside its forward step in engine/ops/.
+#include <vector>
+
 #include "model/model.h"
 
 namespace gladius {
@@ -21,22 +23,46 @@ struct FeedForwardValues {
   std::array<Tensor, 4> all() const { return {normed, gate, up, gated}; }
 };
 
-// What a layer remembers of the sequences that the batch's rows continue, if they do.
+// What a layer remembers of the sequences that the batch's rows continue, if they do. `wanted` are the rows
+// whose output the layer is asked for, where these are not all.
 struct LayerPast {
   LayerKvCache* cache = nullptr;
   std::span<const SequenceRows> sequences;
+  std::vector<int64_t> wanted;
 };
+
+LayerPast past_of_layer(const Past* past, int64_t index, const Config& c, int64_t rows) {
+  if (!past) return {};
+  LayerPast layer{&past->cache.layer(index), past->sequences, {}};
+  const bool all = !past->last_only || static_cast<int64_t>(past->sequences.size()) == rows;
+  if (index + 1 == c.layers && !all)
+    for (const SequenceRows& s : past->sequences) layer.wanted.push_back(s.first_row + s.rows - 1);
+  return layer;
+}
+
+Tensor positions_of(Context& ctx, const TokenBatch& batch, const std::vector<int64_t>& rows) {
+  Tensor positions(ctx.pool, DType::I32, {static_cast<int64_t>(rows.size())});
+  for (size_t i = 0; i < rows.size(); ++i) positions.i32()[i] = batch.positions.i32()[rows[i]];
+  return positions;
+}
 
 // Attention: every token gathers from the tokens before it.
 AttentionValues attend(Context& ctx, const Config& c, const Layer& layer, const RopeTable& rope_table,
-                       const TokenBatch& batch, const Tensor& x, LayerPast past) {
+                       const TokenBatch& batch, const Tensor& x, const LayerPast& past) {
   const AttentionHeads heads{.batch = batch.B, .query = c.heads, .kv = c.kv_heads, .width = c.head_dim};
   AttentionValues a;
   a.normed = rms_norm(ctx, x, layer.attn_norm, c.norm_eps);
-  const auto [q, k, v] = linears<3>(ctx, a.normed, {&layer.q, &layer.k, &layer.v});
-  a.q = rope(ctx, q, batch.positions, rope_table, c.heads);
-  a.k = rope(ctx, k, batch.positions, rope_table, c.kv_heads);
-  a.v = v;
+  if (past.wanted.empty()) {
+    const auto [q, k, v] = linears<3>(ctx, a.normed, {&layer.q, &layer.k, &layer.v});
+    a.q = rope(ctx, q, batch.positions, rope_table, c.heads);
+    a.k = k, a.v = v;
+  } else {
+    const auto [k, v] = linears<2>(ctx, a.normed, {&layer.k, &layer.v});
+    const Tensor q = linear(ctx, take_rows(ctx, a.normed, past.wanted), layer.q);
+    a.q = rope(ctx, q, positions_of(ctx, batch, past.wanted), rope_table, c.heads);
+    a.k = k, a.v = v;
+  }
+  a.k = rope(ctx, a.k, batch.positions, rope_table, c.kv_heads);
   a.mixed = past.cache ? cached_attention(ctx, a.q, a.k, a.v, heads, *past.cache, past.sequences)
                        : attention(ctx, a.q, a.k, a.v, heads);
   return a;
@@ -85,20 +111,17 @@ void give_up(Context& ctx, const Model& model, int64_t index, const Tensor& x, c
 }  // namespace
 
 Tensor forward(Context& ctx, const Model& model, const RopeTable& rope_table, const TokenBatch& batch,
-               const Past* past, std::span<const int64_t> wanted) {
+               const Past* past) {
   const Config& c = model.config;
   Tensor x = embedding(ctx, model.embedding(), batch.tokens);  // [M, C] the residual stream
 
   for (int64_t index = 0; index < c.layers; ++index) {
     const Layer layer = model.layer(index);
-    const LayerPast layer_past = past ? LayerPast{&past->cache.layer(index), past->sequences} : LayerPast{};
+    const LayerPast layer_past = past_of_layer(past, index, c, x.shape().rows());
     Tensor before = x;
     {
-      AttentionValues a = attend(ctx, c, layer, rope_table, batch, x, layer_past);
-      if (index + 1 == c.layers && !wanted.empty()) {
-        a.mixed = take_rows(ctx, a.mixed, wanted);
-        x = take_rows(ctx, x, wanted);
-      }
+      const AttentionValues a = attend(ctx, c, layer, rope_table, batch, x, layer_past);
+      if (!layer_past.wanted.empty()) x = take_rows(ctx, x, layer_past.wanted);
       x = linear(ctx, a.mixed, layer.attn_output, x);  // + residual
       if (ctx.tape) give_up(ctx, model, index, rope_table, batch, before, a);
     }

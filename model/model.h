@@ -76,14 +76,15 @@ TokenBatch make_token_batch(int64_t B, int64_t T, BufferPool& pool);
 struct Past {
   KvCache& cache;
   std::span<const SequenceRows> sequences;
+  bool last_only = false;  // of each sequence only the last row's hidden states are wanted
 };
 
 // The forward pass: hidden states [B*T, C] after the last norm. With a past, the batch's rows are those of
 // its sequences (inference); the same function trains, reads prompts and decodes, with dense and with
-// quantised weights. Where only some rows are wanted (inference), the result has those alone: the last layer
-// then computes the keys and values of all, and the rest of these.
+// quantised weights. Where only last rows are wanted, the result [sequences, C] has those alone: of the
+// others the last layer computes no more than keys and values.
 Tensor forward(Context& ctx, const Model& model, const RopeTable& rope_table, const TokenBatch& batch,
-               const Past* past = nullptr, std::span<const int64_t> wanted = {});
+               const Past* past = nullptr);
 
 // The logits of every token of the vocabulary: [M, V] for hidden states [M, C].
 Tensor logits(Context& ctx, const Model& model, const Tensor& hidden);

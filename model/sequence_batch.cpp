@@ -151,7 +151,6 @@ Tensor SequenceBatch::last_states(std::span<const Part> parts) {
   for (const Part& part : parts) rows += part.rows;
   TokenBatch batch = make_token_batch(1, rows, ctx_.pool);
   std::vector<SequenceRows> sequences;
-  std::vector<int64_t> wanted;
   int64_t row = 0;
   for (const Part& part : parts) {
     const KvSequence& kv = part.sequence->kv;
@@ -160,10 +159,9 @@ Tensor SequenceBatch::last_states(std::span<const Part> parts) {
       batch.tokens.i32()[row] = part.sequence->tokens[static_cast<size_t>(kv.length + i)];
       batch.positions.i32()[row] = static_cast<int32_t>(kv.length + i);
     }
-    wanted.push_back(row - 1);
   }
-  const Past past{cache_, sequences};
-  return forward(ctx_, model_, rope_table_, batch, &past, wanted);
+  const Past past{cache_, sequences, true};
+  return forward(ctx_, model_, rope_table_, batch, &past);
 }
 
 // Of the sequences that have no more to read.

@@ -57,19 +57,27 @@ TEST_CASE("operations: two for each weight of a product and each multiplication 
     const auto attention = [&](int64_t position) {
       return static_cast<double>(2 * c.layers * c.heads * c.head_dim * (position + 1));
     };
-    double last = 0;  // weights behind attention in the last layer, which only the last token needs
+    double last =
+        0;  // the last layer's weights but those of keys and values, which only the last token needs
     for (const ParamSpec& spec : parameter_table(c))
-      for (const char* name : {"attn_output", "ffn_gate", "ffn_up", "ffn_down"})
+      for (const char* name : {"attn_q", "attn_output", "ffn_gate", "ffn_up", "ffn_down"})
         if (spec.gguf_name == fmt::format("blk.{}.{}.weight", c.layers - 1, name))
           last += static_cast<double>(spec.shape.elements());
     double prompt = 7 * layers - 6 * last + head, generated = 3 * (layers + head);
     for (int64_t position = 4; position < 11; ++position) prompt += attention(position);
+    // What attention in the last layer is not computed: that of the tokens from position `begin` to `end`.
+    const auto spared = [&](int64_t begin, int64_t end) {
+      double sum = 0;
+      for (int64_t position = begin; position < end; ++position) sum += attention(position);
+      return sum / static_cast<double>(c.layers);
+    };
+    prompt -= spared(4, 10);
     for (int64_t position = 11; position < 14; ++position) generated += attention(position);
     CHECK(test_flops(c, {.prompt = 7, .depth = 4}) == 2 * prompt);
     CHECK(test_flops(c, {.generated = 3, .depth = 11}) == 2 * generated);
     CHECK(test_flops(c, {.prompt = 7, .generated = 3, .depth = 4}) == 2 * (prompt + generated));
     // A training step is three times as much for each position, and scores them all.
-    const double training = 3 * (test_flops(c, {.prompt = 7}) + 2 * 6 * (head + last));
+    const double training = 3 * (test_flops(c, {.prompt = 7}) + 2 * (6 * (head + last) + spared(0, 6)));
     CHECK(7 * training_flops(c, 7) == doctest::Approx(training).epsilon(1e-12));
   }
 }

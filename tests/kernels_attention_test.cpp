@@ -207,7 +207,9 @@ void check_cached(Backend& backend, const CacheCase& c, Random& random, float ra
   }
 
   Array o(c.rows() * H * D, 2, 7.0f);
-  backend.cached_attention(c.d, sequences, q, k, v, {c.dtype, keys.data(), values.data()}, o);
+  const KvCacheView cache{c.dtype, keys.data(), values.data()};
+  backend.append_to_cache(c.d, sequences, k, v, cache);
+  backend.cached_attention(c.d, sequences, q, cache, o);
   CHECK(keys == expected_keys);
   CHECK(values == expected_values);
   for (const SequenceRows& s : sequences) {
@@ -254,7 +256,9 @@ void check_rounding(Backend& backend, DType dtype, int64_t T, Random& random) {
   const std::array<int32_t, 2> blocks = {0, 1};
   const SequenceRows rows{0, T, T, blocks.data()};
   Array o(T * 128);
-  backend.cached_attention(d, {&rows, 1}, q, k, v, {dtype, keys.data(), values.data()}, o);
+  const KvCacheView cache{dtype, keys.data(), values.data()};
+  backend.append_to_cache(d, {&rows, 1}, k, v, cache);
+  backend.cached_attention(d, {&rows, 1}, q, cache, o);
 
   const AttentionDims dims{1, T, T, 2, 1, 64, 128, 64, T * 64, d.scale};
   AttentionOracle oracle = attention_oracle(dims, q, k, v, o);

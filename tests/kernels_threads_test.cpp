@@ -91,7 +91,9 @@ std::vector<Operation> attention_operations(const Array& a, const Array& b) {
                                        SequenceRows{1, 2, 20, blocks.data() + 8}};
          for (int i : {1, 2})
            for (int64_t j = 0; j < cache_floats; ++j) out[static_cast<size_t>(i)][j] = B[j % b_size];
-         x.cached_attention({4, 2, 16, 0.25f}, sequences, A, B, B + 7, {DType::F32, out[1], out[2]}, out[0]);
+         const CachedAttentionDims dims{4, 2, 16, 0.25f};
+         x.append_to_cache(dims, sequences, B, B + 7, {DType::F32, out[1], out[2]});
+         x.cached_attention(dims, sequences, A, {DType::F32, out[1], out[2]}, out[0]);
        }}};
 }
 

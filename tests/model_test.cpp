@@ -288,7 +288,7 @@ TEST_CASE("sequences of a batch do not see each other") {
   });
 }
 
-TEST_CASE("rows that are wanted alone have the values that they have among all") {
+TEST_CASE("last rows that are wanted alone have the values that they have among all") {
   for_each_backend([](Backend& backend) {
     const auto pool = BufferPool::make();
     Context ctx{backend, *pool};
@@ -296,16 +296,37 @@ TEST_CASE("rows that are wanted alone have the values that they have among all")
     Random random(16);
     const std::vector<int32_t> tokens = random_tokens(random, 20, model.config.vocab);
     const RopeTable table = make_rope_table(model.config, 20, *pool);
-    const TokenBatch batch = batch_of(*pool, tokens, 0, 20);
-    const std::array<int64_t, 3> wanted = {19, 0, 7};
-    const Tensor all = logits(ctx, model, forward(ctx, model, table, batch));
-    const Tensor some = logits(ctx, model, forward(ctx, model, table, batch, nullptr, wanted));
-    const auto V = static_cast<size_t>(model.config.vocab);
-    REQUIRE(some.shape() == Shape{3, model.config.vocab});
-    for (size_t i = 0; i < wanted.size(); ++i)
-      CHECK(largest_difference(values_of(some).subspan(i * V, V),
-                               values_of(all).subspan(static_cast<size_t>(wanted[i]) * V, V)) <=
-            logits_bound(ctx, model, tokens));
+    // 8 tokens behind 5 that were read before, and 7 of another sequence; then one more of each.
+    const auto scores = [&](bool last_only) {
+      KvCache cache(model.config, DType::F32, 2 * kv_block_tokens, *pool);
+      KvSequence one, other;
+      REQUIRE(cache.reserve(one, 14));
+      REQUIRE(cache.reserve(other, 8));
+      const SequenceRows before{0, 5, 5, one.blocks.data()};
+      const Past nothing{cache, {&before, 1}, last_only};
+      forward(ctx, model, table, batch_of(*pool, tokens, 0, 5), &nothing);
+      TokenBatch batch = batch_of(*pool, tokens, 5, 15);
+      for (int i = 0; i < 7; ++i) batch.positions.i32()[8 + i] = i;
+      const std::array rows = {SequenceRows{0, 8, 13, one.blocks.data()},
+                               SequenceRows{8, 7, 7, other.blocks.data()}};
+      const Past past{cache, rows, last_only};
+      const Tensor read = logits(ctx, model, forward(ctx, model, table, batch, &past));
+      TokenBatch more = batch_of(*pool, tokens, 0, 2);
+      more.positions.i32()[0] = 13, more.positions.i32()[1] = 7;
+      const std::array next_rows = {SequenceRows{0, 1, 14, one.blocks.data()},
+                                    SequenceRows{1, 1, 8, other.blocks.data()}};
+      const Past longer{cache, next_rows, last_only};
+      return std::array{read, logits(ctx, model, forward(ctx, model, table, more, &longer))};
+    };
+    const auto [all, all_next] = scores(false);
+    const auto [last, last_next] = scores(true);
+    const int64_t V = model.config.vocab;
+    REQUIRE(all.shape() == Shape{15, V});
+    REQUIRE(last.shape() == Shape{2, V});
+    const double bound = logits_bound(ctx, model, tokens);
+    CHECK(largest_difference(values_of(last.slice(0, 1)), values_of(all.slice(7, 8))) <= bound);
+    CHECK(largest_difference(values_of(last.slice(1, 2)), values_of(all.slice(14, 15))) <= bound);
+    CHECK(largest_difference(values_of(last_next), values_of(all_next)) <= bound);
   });
 }
 

@@ -370,9 +370,10 @@ TEST_CASE("F16 and BF16 products are within the error of float sums") {
         Weight W = random_weight(random, dtype, d.N, K);
         std::vector<float> w(static_cast<size_t>(d.N * K)), a(A.size());
         reference::dequantize_rows(dtype, d.N, K, W.data(), w.data());
-        std::vector<std::byte> rounded(static_cast<size_t>(row_bytes(dtype, M * K)));
-        reference::quantize_rows(dtype, 1, M * K, A.data(), nullptr, rounded.data());
-        reference::dequantize_rows(dtype, 1, M * K, rounded.data(), a.data());
+        const DType with = dtype_info(dtype).dot_with;
+        std::vector<std::byte> rounded(static_cast<size_t>(row_bytes(with, M * K)));
+        reference::quantize_rows(with, 1, M * K, A.data(), nullptr, rounded.data());
+        reference::dequantize_rows(with, 1, M * K, rounded.data(), a.data());
         for (const cpu::Isa* isa : isas_to_test()) {
           CAPTURE(std::string(isa->name));
           CAPTURE(K);

@@ -126,27 +126,27 @@ class Pass {
 
 }  // namespace
 
-void CpuBackend::append_to_cache(const CachedAttentionDims& d, const SequenceRows& s, const float* k,
-                                 const float* v, KvCacheView cache) const {
-  parallel_ranges(threads_, s.rows, attention_rows, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t g = 0; g < d.G; ++g) {
-        const int64_t from = ((s.first_row + i) * d.G + g) * d.D, p = s.length - s.rows + i;
-        const int64_t to = reference::cache_offset(d, s, cache.dtype, p, g);
-        table_.q.quantize_row(cache.dtype, d.D, k + from, nullptr, static_cast<std::byte*>(cache.k) + to);
-        table_.q.quantize_row(cache.dtype, d.D, v + from, nullptr, static_cast<std::byte*>(cache.v) + to);
-      }
-  });
+void CpuBackend::append_to_cache(const CachedAttentionDims& d, std::span<const SequenceRows> sequences,
+                                 const float* k, const float* v, KvCacheView cache) {
+  for (const SequenceRows& s : sequences) {
+    parallel_ranges(threads_, s.rows, attention_rows, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i)
+        for (int64_t g = 0; g < d.G; ++g) {
+          const int64_t from = ((s.first_row + i) * d.G + g) * d.D, p = s.length - s.rows + i;
+          const int64_t to = reference::cache_offset(d, s, cache.dtype, p, g);
+          table_.q.quantize_row(cache.dtype, d.D, k + from, nullptr, static_cast<std::byte*>(cache.k) + to);
+          table_.q.quantize_row(cache.dtype, d.D, v + from, nullptr, static_cast<std::byte*>(cache.v) + to);
+        }
+    });
+  }
 }
 
 void CpuBackend::cached_attention(const CachedAttentionDims& d, std::span<const SequenceRows> sequences,
-                                  const float* q, const float* k, const float* v, KvCacheView cache,
-                                  float* o) {
+                                  const float* q, KvCacheView cache, float* o) {
   if (d.D > attention_max_width) {
-    for (const SequenceRows& s : sequences) reference::cached_attention(d, s, q, k, v, cache, o);
+    for (const SequenceRows& s : sequences) reference::cached_attention(d, s, q, cache, o);
     return;
   }
-  for (const SequenceRows& s : sequences) append_to_cache(d, s, k, v, cache);
   while (!sequences.empty()) {
     const Pass pass(d, sequences);
     const auto with_task = [&](const Pass::Place& at, int worker, auto&& run) {

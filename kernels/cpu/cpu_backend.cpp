@@ -65,9 +65,10 @@ void CpuBackend::matmul_weight(MatmulDims d, const float* A, WeightView W, float
 
 void CpuBackend::matmul_weights(MatmulDims d, const float* A, std::span<const WeightProduct> products) {
   const auto alike = [](const WeightProduct& p, const WeightProduct& q) {
-    return dtype_info(p.W.dtype).dot_with == dtype_info(q.W.dtype).dot_with && p.W.panels == q.W.panels;
+    const DTypeInfo &x = dtype_info(p.W.dtype), &y = dtype_info(q.W.dtype);
+    return x.dot_with == y.dot_with && (x.dtype == y.dtype || x.quantised) && p.W.panels == q.W.panels;
   };
-  while (!products.empty()) {  // those first ones that A is converted for in the same way, in the same form
+  while (!products.empty()) {  // those first ones that A is converted for in the same way, of the same form
     size_t n = 1;
     while (n < products.size() && alike(products[n], products[0])) ++n;
     products_alike(d, A, products.first(n), {});

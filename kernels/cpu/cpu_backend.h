@@ -68,8 +68,10 @@ class CpuBackend : public Backend {
                  float* lse) override;
   void attention_backward(const AttentionDims& d, const AttentionState& f, const float* dO,
                           const AttentionGradients& g) override;
+  void append_to_cache(const CachedAttentionDims& d, std::span<const SequenceRows> sequences, const float* k,
+                       const float* v, KvCacheView cache) override;
   void cached_attention(const CachedAttentionDims& d, std::span<const SequenceRows> sequences, const float* q,
-                        const float* k, const float* v, KvCacheView cache, float* o) override;
+                        KvCacheView cache, float* o) override;
   void swiglu(int64_t n, const float* g, const float* u, float* y) override;
   void swiglu_backward(int64_t n, const float* g, const float* u, const float* dy, float* dg,
                        float* du) override;
@@ -94,8 +96,6 @@ class CpuBackend : public Backend {
   // By weights that A is converted for in the same way, all of them rows or all in panels.
   void products_alike(MatmulDims d, const float* A, std::span<const WeightProduct> products, Epilogue e);
   void plain_products(MatmulDims d, const float* A, std::span<const WeightProduct> products, Epilogue e);
-  void append_to_cache(const CachedAttentionDims& d, const SequenceRows& s, const float* k, const float* v,
-                       KvCacheView cache) const;
   void few_rows_product(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) const;
   void quantized_products(MatmulDims d, const float* A, std::span<const WeightProduct> products, Epilogue e);
 

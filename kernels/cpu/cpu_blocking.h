@@ -16,10 +16,10 @@ inline constexpr int64_t gemm_rows_stride = 8192, gemm_lines_share = 204;
 // Columns at whose multiples C is cut: those of a cache line, whole vectors of every instruction set.
 inline constexpr int64_t gemm_cut_cols = 16;
 
-// Of activations, converted at a time for a weight, but for rows of F32.
+// Of activations, converted at a time for a weight.
 inline constexpr int64_t converted_bytes = 9 << 20;
 
-// Rows of A, rounded to a weight's 16 bits.
+// Rows of A, rounded to BF16.
 inline constexpr int64_t converted_rows_per_task = 16;
 
 // A few rows' keys are cut into pieces of so many, or more where there would be more than attention_partials

@@ -44,7 +44,7 @@ Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, int64_t room, i
     // Few rows need no more of packed B than a panel; what C they have stays in the cache from block to
     // block.
     const int64_t cols_in_cache = 2 * room / rows / kernel.cols * kernel.cols;
-    const bool one_panel = rows <= gemm_most_panels * kernel.rows;
+    const bool one_panel = gemm_one_group(rows, block_k);
     const int64_t most_cols = one_panel ? std::max(cols_with_room, cols_in_cache) : cols_with_room;
     const int64_t least_parts = ceil_div(d.N, most_cols);
     for (int64_t across = least_parts; across <= least_parts + threads / down; ++across) {
@@ -71,18 +71,26 @@ void CpuBackend::gemm(const GemmKernel& kernel, MatmulDims d, const GemmOperand&
   const int threads = worthwhile_threads(d, threads_);
   const auto [rows, cols] = best_rectangle(d, kernel, packed_b_floats_, threads);
   const int64_t across = ceil_div(d.N, cols), tasks = across * ceil_div(d.M, rows);
-  parallel_tasks(threads, tasks, [&](int64_t task, int worker) {
+  const auto rectangle = [&](int64_t task, int worker) -> GemmTask {
     const int64_t i = task / across * rows, j = task % across * cols;
-    kernel.run({.rows = std::min(rows, d.M - i),
-                .cols = std::min(cols, d.N - j),
-                .k = d.K,
-                .a = A.from(i, 0),
-                .b = B.from(j, 0),
-                .c = C + i * d.N + j,
-                .c_stride = d.N,
-                .add = e.accumulate,
-                .residual = e.residual ? e.residual + i * d.N + j : nullptr,
-                .scratch = gemm_.data() + worker * (gemm_group_floats + packed_b_floats_)});
+    return {.rows = std::min(rows, d.M - i),
+            .cols = std::min(cols, d.N - j),
+            .k = d.K,
+            .a = A.from(i, 0),
+            .b = B.from(j, 0),
+            .c = C + i * d.N + j,
+            .c_stride = d.N,
+            .add = e.accumulate,
+            .residual = e.residual ? e.residual + i * d.N + j : nullptr,
+            .scratch = gemm_.data() + worker * (gemm_group_floats + packed_b_floats_)};
+  };
+  parallel_tasks(threads, tasks, [&](int64_t task, int worker) {
+    GemmTask t = rectangle(task, worker), next;
+    if (task + threads < tasks) {
+      next = rectangle(task + threads, worker);
+      t.next = &next;
+    }
+    kernel.run(t);
   });
 }
 
@@ -124,8 +132,7 @@ void CpuBackend::matmul_tn(MatmulDims d, const float* A, const float* B, float* 
   gemm(d, {A, one_row ? d.K : d.M, one_row}, {B, d.N, false}, C, e);
 }
 
-// F32 weights are in panels here. For others A is rounded as for any product with them; products of 16-bit
-// values are exact in floats.
+// F32 weights are in panels here. For BF16 ones A is rounded as for any product with them.
 void CpuBackend::plain_products(MatmulDims d, const float* A, std::span<const WeightProduct> products,
                                 Epilogue e) {
   const DType type = products[0].W.dtype;
@@ -133,15 +140,18 @@ void CpuBackend::plain_products(MatmulDims d, const float* A, std::span<const We
     const int64_t bytes = W.panels ? panel_bytes(type, d.K) : row_bytes(type, d.K);
     return {static_cast<const float*>(W.data), bytes / int64_t{sizeof(float)}, true, W.panels};
   };
-  if (type == DType::F32) {
-    for (const WeightProduct& p : products) gemm({d.M, p.N, d.K}, {A, d.K, true}, operand(p.W), p.C, e);
+  if (type != DType::BF16) {
+    const GemmOperand rows{A, d.K, true};
+    for (const WeightProduct& p : products) {
+      const GemmOperand W = operand(p.W);
+      const MatmulDims dims{d.M, p.N, d.K};
+      gemm(type == DType::F16 ? f_.gemm_f16_weights : gemm_kernel(dims, rows, W), dims, rows, W, p.C, e);
+    }
     return;
   }
   const PairKernels& pairs = table_.q.pairs;
-  const bool as_pairs = type == DType::BF16 && pairs.gemm.run && quick_bf16_;
-  const GemmKernel& kernel = as_pairs             ? pairs.gemm
-                             : type == DType::F16 ? f_.gemm_f16_weights
-                                                  : f_.gemm_bf16_weights;
+  const bool as_pairs = pairs.gemm.run && quick_bf16_;
+  const GemmKernel& kernel = as_pairs ? pairs.gemm : f_.gemm_bf16_weights;
   const int64_t a_stride = activation_row_bytes(type, d.K), most_rows = converted_bytes / a_stride;
   const int64_t a_rows = ceil_div(d.M, ceil_div(d.M, most_rows));  // equal passes, each of which reads W
   std::byte* const a = converted_.data();

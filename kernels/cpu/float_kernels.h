@@ -34,9 +34,10 @@ struct GemmTask {
   int64_t c_stride;       // of c and of residual
   bool add;               // C is added to rather than overwritten
   const float* residual;  // added when not null
-  // gemm_group_floats, and `cols` in whole register tiles × gemm_block_k; one such tile where there are at
-  // most gemm_most_panels of them below each other.
+  // gemm_group_floats, and `cols` in whole register tiles × gemm_block_k; one such tile where all rows are
+  // one group.
   float* scratch;
+  const GemmTask* next = nullptr;  // what the same thread will probably do next
 };
 
 // A kernel for such tasks.
@@ -47,22 +48,24 @@ struct GemmKernel {
 };
 
 inline constexpr int64_t gemm_packed_k = 256;  // most_k of kernels that pack A, or read lines of it
-// Rows of A that are multiplied by all panels of B in turn, in register tiles: a group of so many, or all
-// rows if they are at most `most`.
-inline constexpr int64_t gemm_group_panels = 8, gemm_most_panels = 32;
 inline constexpr int64_t gemm_most_rows = 16;  // of any instruction set's register tile
-inline constexpr int64_t gemm_group_floats = gemm_most_panels * gemm_most_rows * gemm_packed_k;
+// Rows of A that are multiplied by all panels of B in turn: all of them where they fit into the second-level
+// cache beside B, else groups of this many register tiles, or a few more.
+inline constexpr int64_t gemm_group_panels = 8, gemm_group_floats = 32 * gemm_most_rows * gemm_packed_k;
+__attribute__((always_inline)) constexpr bool gemm_one_group(int64_t rows, int64_t block_k) {
+  return rows * block_k <= gemm_group_floats;
+}
 
 // Inlined everywhere, so that no instruction set's copy is another's.
 __attribute__((always_inline)) constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 __attribute__((always_inline)) constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 __attribute__((always_inline)) constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// The summed dimension is cut into equal even blocks of at most most_k: a function of its length and of the
-// kernel alone, because it decides in which order products are added.
+// The summed dimension is cut into equal blocks of at most most_k, whole cache lines of rows of floats: a
+// function of its length and of the kernel alone, because it decides in which order products are added.
 __attribute__((always_inline)) constexpr int64_t gemm_block_k(int64_t k, int64_t most_k) {
   const int64_t blocks = ceil_div(k, most_k);
-  return blocks > 0 ? (ceil_div(k, blocks) + 1) / 2 * 2 : 2;
+  return blocks > 0 ? ceil_div(ceil_div(k, blocks), 16) * 16 : 16;
 }
 
 // C[rows, cols] = A[rows, k] · B[cols, k]ᵀ for at most few_rows rows of A, reading B once and as it lies. B

@@ -39,105 +39,120 @@ struct Gemm {
   static void run(const GemmTask& t) {
     const Work work(t);
     for (int64_t p = 0; p < t.k || p == 0; p += work.block_k)
-      for (int64_t i0 = 0; i0 < t.rows; i0 += work.group) multiply_group(t, work, p, i0);
+      for (int64_t group = 0; group < work.groups; ++group) multiply_group(t, work, p, group);
   }
 
   static constexpr GemmKernel kernel() { return {run, Isa::gemm_rows, cols, most_k}; }
 
  private:
-  // Whole plain panels of what lies in lines are made by the first tile that reads these.
+  // Whole plain panels of what lies in lines, and those of a weight that lies in panels, are made by the
+  // first tile that reads these; of a weight if it has as many rows as tiles can have.
   static constexpr bool copies = PanelsOfB::plain;
+  static constexpr bool copies_weight = reads == Reads::rows && requires { typename PanelsOfB::Line; };
 
+  // How a task's rows are cut, into register tiles of equal height rather than full ones and a rest, and
+  // these into groups that pass by all panels of B in turn.
   struct Work {
-    int64_t height;  // of register tiles: equal ones rather than full ones and a rest
-    int64_t group;   // rows of A that pass by all panels of B in turn
-    int64_t block_k;
+    int64_t rows, height, tiles, block_k, groups;
     float *a, *b;
     explicit Work(const GemmTask& t)
-        : height(ceil_div(t.rows, ceil_div(t.rows, Isa::gemm_rows))),
-          group(t.rows <= height * gemm_most_panels ? t.rows : height * gemm_group_panels),
+        : rows(t.rows),
+          height(ceil_div(rows, ceil_div(rows, Isa::gemm_rows))),
+          tiles(ceil_div(rows, height)),
           block_k(gemm_block_k(t.k, most_k)),
+          groups(gemm_one_group(rows, block_k) ? 1 : larger(1, tiles / gemm_group_panels)),
           a(t.scratch),
           b(t.scratch + gemm_group_floats) {}
+    // Where a group begins; that of `groups` is the end.
+    int64_t row(int64_t group) const { return smaller(rows, group * tiles / groups * height); }
   };
 
-  // An operand's n values of i and k of p, which tiles ask for before they are used, each a piece of them: as
-  // many lines of memory as a tile has turns for, each as wide as the tile.
+  // What tiles ask for before it is used: pieces as wide as a tile, one every tile_unroll words. `down` of
+  // them, `step` apart, are followed by as many from `across` on, and so on.
   struct Ahead {
-    GemmOperand x;
-    int64_t n = 0, k = 0;
+    const float* data = nullptr;
+    int64_t down = 0, step = 0, pieces = 0, across = 0;
 
-    // Makes a tile over `words` words ask for the given piece; false if there is no such.
-    bool set(int64_t piece, int64_t words, TileFactors& f) const {
-      if (x.panels) return set_panels(piece, words, f);
+    // n values of i and k of p; k counts a weight's words. A weight's panels lie in one stream each.
+    static Ahead of(const GemmOperand& x, int64_t n, int64_t k) {
+      if (x.panels) {
+        const float* const first = x.data + x.row / panel_rows * x.stride + x.line * panel_rows;
+        const int64_t down = ceil_div(k * panel_rows, cols);
+        return {first, down, cols, down * ceil_div(n, panel_rows), x.stride};
+      }
       const int64_t lines = x.k_contiguous ? n : k, width = x.k_contiguous ? k : n;
-      const int64_t turns = words / tile_unroll, down = turns > 0 ? ceil_div(lines, turns) : 0;
-      if (down == 0 || piece / down * cols >= width) return false;
-      f.ahead = x.data + piece % down * turns * x.stride + piece / down * cols;
-      f.ahead_step = x.stride;
-      return true;
+      return {x.data, lines, x.stride, lines * ceil_div(width, cols), cols};
     }
 
-   private:
-    // Of a weight's panels one after another; k counts their lines.
-    bool set_panels(int64_t piece, int64_t words, TileFactors& f) const {
-      const int64_t size = words / tile_unroll * cols, pieces = size > 0 ? ceil_div(k * panel_rows, size) : 0;
-      if (pieces == 0 || piece / pieces * panel_rows >= n) return false;
-      f.ahead = x.data + (x.row / panel_rows + piece / pieces) * x.stride + x.line * panel_rows +
-                piece % pieces * size;
-      f.ahead_step = cols;
+    // Makes the tile-th of tiles over so many words ask for its share; false if all has been asked for.
+    bool set(int64_t tile, int64_t words, TileFactors& f) const {
+      const int64_t piece = tile * (words / tile_unroll);
+      if (piece >= pieces) return false;
+      f.ahead = data + piece / down * across + piece % down * step;
+      f.ahead_step = step;
+      f.ahead_left = down - piece % down;
+      f.ahead_down = down;
+      f.ahead_across = across;
       return true;
     }
   };
 
-  // Where a thread is in its task: rows from i0 on, by columns from j on, summed from p on.
+  // Where a thread is in its task: a group of rows, by columns from j on, summed from p on.
   struct Place {
-    int64_t p, i0, j;
+    int64_t p, group, j;
   };
 
-  // The next group of rows of A, and the next panel of B while it is not yet packed; of the latter only as
-  // much as gemm_group_panels tiles ask for is asked for.
+  // The next group of rows of A: of this task, or the first one of the next task.
   static Ahead next_a(const GemmTask& t, const Work& work, Place at) {
-    const bool more = at.i0 + work.group < t.rows;
-    const int64_t i = more ? at.i0 + work.group : 0, p = more ? at.p : at.p + work.block_k;
-    if (p >= t.k) return {};
-    return {t.a.from(i, p), smaller(work.group, t.rows - i), smaller(work.block_k, t.k - p)};
+    const bool more = at.group + 1 < work.groups;
+    const int64_t group = more ? at.group + 1 : 0, p = more ? at.p : at.p + work.block_k;
+    const int64_t i = work.row(group), rows = work.row(group + 1) - i;
+    if (p < t.k) return Ahead::of(t.a.from(i, p), rows, smaller(work.block_k, t.k - p));
+    return t.next ? Ahead::of(t.next->a, smaller(rows, t.next->rows), smaller(work.block_k, t.k)) : Ahead{};
   }
+  // The panel of B that is packed next, if that is done before the next group of rows.
   static Ahead next_b(const GemmTask& t, const Work& work, Place at) {
-    const bool more = at.j + cols < t.cols;
-    const int64_t j = more ? at.j + cols : 0, p = more ? at.p : at.p + work.block_k;
-    if (at.i0 > 0 || p >= t.k) return {};
     constexpr int64_t per = PanelsOfB::per_float;
-    return {t.b.from(j, p / per), smaller(cols, t.cols - j), smaller(work.block_k, t.k - p) / per};
+    const bool more = at.j + cols < t.cols;
+    if (at.group != (more ? 0 : work.groups - 1)) return {};
+    const int64_t j = more ? at.j + cols : 0, p = more ? at.p : at.p + work.block_k;
+    if (p < t.k)
+      return Ahead::of(t.b.from(j, p / per), smaller(cols, t.cols - j), smaller(work.block_k, t.k - p) / per);
+    return t.next ? Ahead::of(t.next->b, smaller(cols, t.next->cols), smaller(work.block_k, t.k) / per)
+                  : Ahead{};
   }
 
-  static void multiply_group(const GemmTask& t, const Work& work, int64_t p, int64_t i0) {
-    const int64_t k = smaller(work.block_k, t.k - p), rows = smaller(work.group, t.rows - i0);
+  static void multiply_group(const GemmTask& t, const Work& work, int64_t p, int64_t group) {
+    const int64_t k = smaller(work.block_k, t.k - p), i0 = work.row(group), rows = work.row(group + 1) - i0;
     if (reads == Reads::packed) Pack::pack(t.a.from(i0, p), rows, t.rows - i0, k, work.height, work.a);
-    for (int64_t j = 0; j < t.cols; j += cols) multiply_panel(t, work, {p, i0, j});
+    int64_t asking_for_a = 0;  // tiles so far
+    for (int64_t j = 0; j < t.cols; j += cols) multiply_panel(t, work, {p, group, j}, asking_for_a);
   }
 
   // The group's rows by one panel of B, which is packed just before its first use or by the first tile.
-  static void multiply_panel(const GemmTask& t, const Work& work, Place at) {
+  static void multiply_panel(const GemmTask& t, const Work& work, Place at, int64_t& asking_for_a) {
     const int64_t k = smaller(work.block_k, t.k - at.p), words = Pack::words(k);
-    const int64_t rows = smaller(work.group, t.rows - at.i0), width = smaller(cols, t.cols - at.j);
+    const int64_t i0 = work.row(at.group), rows = work.row(at.group + 1) - i0;
+    const int64_t width = smaller(cols, t.cols - at.j);
     const int64_t floats = words * Panels::word_floats, tiles = ceil_div(rows, work.height);
     // With one group only, a panel has done its work before the next one comes.
-    float* const panel = work.b + (t.rows <= work.group ? 0 : at.j * floats);
+    float* const panel = work.b + (work.groups == 1 ? 0 : at.j * floats);
     const GemmOperand b = t.b.from(at.j, at.p / PanelsOfB::per_float);
     // A line of the panel holds whole vectors; those of B are read where they lie, but for the last ones.
     const int64_t line = ceil_div(width, lanes<Isa>) * lanes<Isa>, readable = t.cols - at.j;
-    const bool in_lines = copies && at.i0 == 0 && !b.k_contiguous;
+    const bool in_lines = copies && at.group == 0 && !b.k_contiguous;
     const int64_t whole = in_lines ? PackB::whole_lines(b.stride, width, readable, k) : 0;
     float* const rest = panel + whole * line;
-    if (at.i0 == 0 && whole < k) PackB::pack(b.from(0, whole), width, readable, k - whole, line, rest);
+    const bool in_panels =
+        copies_weight && at.group == 0 && b.panels && smaller(work.height, rows) == Isa::gemm_rows;
+    if (at.group == 0 && whole < k && !in_panels)
+      PackB::pack(b.from(0, whole), width, readable, k - whole, line, rest);
     const Ahead a_ahead = next_a(t, work, at), b_ahead = next_b(t, work, at);
-    const int64_t for_b = at.i0 == 0 ? gemm_group_panels : 0;
     const TileStore to{at.p > 0 || t.add, at.p + k >= t.k ? t.residual : nullptr};
     for (int64_t tile = 0; tile < tiles; ++tile) {
-      const int64_t i = tile * work.height, c = (at.i0 + i) * t.c_stride + at.j;
+      const int64_t i = tile * work.height, c = (i0 + i) * t.c_stride + at.j;
       TileFactors f{words,
-                    reads == Reads::packed ? work.a + i * floats : t.a.from(at.i0 + i, at.p).data,
+                    reads == Reads::packed ? work.a + i * floats : t.a.from(i0 + i, at.p).data,
                     reads == Reads::rows ? t.a.stride : Panels::word_floats,
                     reads == Reads::packed  ? work.height * Panels::word_floats
                     : reads == Reads::lines ? t.a.stride
@@ -149,10 +164,20 @@ struct Gemm {
         f.b = b.data, f.b_step = b.stride, f.copy = tiles > 1 ? panel : nullptr;
         f.last_words = k - whole, f.last_b = rest, f.last_step = line;
       }
-      if (tile < for_b || !a_ahead.set(at.j / cols * (tiles - for_b) + tile - for_b, words, f))
-        b_ahead.set(tile % gemm_group_panels, words, f);
+      if (in_panels && tile == 0) take_weight(b, width, panel, f);
+      if (!b_ahead.set(tile, words, f)) a_ahead.set(asking_for_a++, words, f);
       const TileStore store{to.add, to.residual ? to.residual + c : nullptr};
       multiply(smaller(work.height, rows - i), width, f, t.c + c, t.c_stride, store);
+    }
+  }
+
+  // Makes a tile read the weight b itself.
+  static void take_weight(const GemmOperand& b, int64_t width, float* panel, TileFactors& f) {
+    if constexpr (copies_weight) {
+      using Line = typename PanelsOfB::Line;
+      f.b = panel_place<Line>(b, 0), f.b_step = panel_rows, f.copy = panel, f.weight = true;
+      for (int64_t j = 0; j * lanes<Isa> < width; ++j)
+        f.b_vectors[j] = panel_place<Line>(b, j * lanes<Isa>) - f.b;
     }
   }
 
@@ -160,8 +185,13 @@ struct Gemm {
                                       int64_t c_stride, TileStore to) {
     using Words = typename Panels::Words;
     constexpr bool strided = reads == Reads::rows;
+    if constexpr (copies_weight) {
+      if (f.weight)
+        return multiply_weight_tile<Isa, Words, FromWeight<typename PanelsOfB::Line>>(width, f, c, c_stride,
+                                                                                      to);
+    }
     if constexpr (copies) {
-      if (f.copy) return multiply_tile<Isa, Words, strided, true>(rows, width, f, c, c_stride, to);
+      if (f.copy) return multiply_tile<Isa, Words, strided, FromLines>(rows, width, f, c, c_stride, to);
     }
     multiply_tile<Isa, Words, strided>(rows, width, f, c, c_stride, to);
   }

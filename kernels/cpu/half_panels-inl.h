@@ -3,7 +3,7 @@
 #pragma once
 
 #include "kernels/cpu/gemm-inl.h"
-#include "kernels/cpu/plain_panels-inl.h"
+#include "kernels/cpu/panel_line-inl.h"
 #include "kernels/cpu/widened-inl.h"
 
 namespace gladius::cpu {
@@ -14,9 +14,7 @@ struct HalfPanels {
   static constexpr int64_t word_floats = 1, per_word = 1, per_float = 2;
   static constexpr bool plain = false;
   static GLADIUS_INLINE Vec<Isa> along(const float* x) { return Widened<Isa, type>::load(x); }
-  static GLADIUS_INLINE void from_line(const float* line, int64_t first, Vec<Isa>* words) {
-    PanelLine<Isa, type>::from_line(line, first, words);
-  }
+  using Line = PanelLine<Isa, type>;
 };
 
 // Floats by such weights.

@@ -7,6 +7,13 @@
 
 namespace gladius::cpu {
 
+// Where a weight's rows from i on begin in the first line of their panel.
+template <class Line>
+GLADIUS_INLINE const float* panel_place(const GemmOperand& x, int64_t i) {
+  const int64_t row = x.row + i;
+  return x.data + row / panel_rows * x.stride + x.line * panel_rows + Line::place(row % panel_rows);
+}
+
 template <class Isa, class Panels>
 struct Packing {
   using V = Vec<Isa>;
@@ -21,7 +28,7 @@ struct Packing {
   // beyond k, anything beyond n. Values of i below `readable` may be read, too. Where per_float is not 1, x
   // is contiguous along k, a multiple of per_float.
   static void pack(const GemmOperand& x, int64_t n, int64_t readable, int64_t k, int64_t width, float* y) {
-    if constexpr (requires(const float* line, V* words) { Panels::from_line(line, 0, words); }) {
+    if constexpr (requires { typename Panels::Line; }) {
       if (x.panels) return pack_panels(x, n, k, width, y);
     }
     if constexpr (Panels::per_float == 1) {
@@ -60,17 +67,13 @@ struct Packing {
 
   // From a weight in panels, which are whole vectors wide.
   static void pack_panels(const GemmOperand& x, int64_t n, int64_t k, int64_t width, float* y) {
-    constexpr int64_t per = Panels::per_float;
+    using Line = typename Panels::Line;
     for (int64_t i = 0; i < n; i += width, y += k * width)
       for (int64_t v = 0; v < width; v += w) {
-        const int64_t row = x.row + i + v;
-        const float* from = x.data + row / panel_rows * x.stride + x.line * panel_rows;
+        const float* from = panel_place<Line>(x, i + v);
         float* to = y + v;
-        for (int64_t p = 0; p < k; p += per, from += panel_rows, to += per * width) {
-          V words[per];
-          Panels::from_line(from, row % panel_rows, words);
-          for (int64_t j = 0; j < per; ++j) store<Isa>(to + j * width, words[j]);
-        }
+        for (int64_t p = 0; p < k; p += Line::words, from += panel_rows, to += Line::words * width)
+          for (int j = 0; j < Line::words; ++j) store<Isa>(to + j * width, Line::word(from, j));
       }
   }
 

@@ -6,11 +6,11 @@
 #include <cstring>
 
 #include "kernels/cpu/pack-inl.h"
+#include "kernels/cpu/panel_line-inl.h"
 #include "kernels/cpu/quant_kernels.h"
 #include "kernels/cpu/simd.h"
 #include "kernels/cpu/tile_store-inl.h"
 #include "kernels/cpu/weight_panels.h"
-#include "kernels/cpu/widened-inl.h"
 
 namespace gladius::cpu {
 
@@ -37,31 +37,15 @@ struct PlainPanelWriter {
   }
 };
 
-// What a line of a panel holds: `words` elements of each row. from_line makes them floats, exactly, those of
-// the rows from `first` on.
 template <class Isa, DType type>
-struct PanelLine {
+struct MultipliedLine : PanelLine<Isa, type> {
   using V = Vec<Isa>;
-  static constexpr int words = static_cast<int>(panel_block(type).elements);
-  static GLADIUS_INLINE void from_line(const float* line, int64_t first, V* x) {
-    if constexpr (type == DType::F32) {
-      x[0] = load<Isa>(line + first);
-    } else if constexpr (type == DType::F16) {
-      const auto* halves = reinterpret_cast<const uint16_t*>(line) + first;
-      for (int i = 0; i < words; ++i) x[i] = Widened<Isa, type>::load(halves + i * panel_rows);
-    } else {  // a BF16 is the first half of a float
-      using Bits __attribute__((vector_size(lanes<Isa> * sizeof(uint32_t)))) = uint32_t;
-      Bits pairs;
-      std::memcpy(&pairs, line + first, sizeof(pairs));
-      const Bits parts[words] = {pairs << 16, pairs & 0xffff0000};
-      for (int i = 0; i < words; ++i) x[i] = load<Isa>(reinterpret_cast<const float*>(&parts[i]));
-    }
-  }
   static GLADIUS_INLINE V multiply_add(V w, V y, V sum) { return Isa::fma(w, y, sum); }
 };
 
-// Few activations by panels: an activation's element is multiplied with the whole line that it belongs to. In
-// which order products are added does not depend on how many activations there are.
+// Few activations by panels, whose lines a Line reads and multiplies: an activation's element is multiplied
+// with the whole line that it belongs to. In which order products are added does not depend on how many
+// activations there are.
 template <class Isa, class Line>
 struct PlainPanelProduct {
   using V = Vec<Isa>;
@@ -99,15 +83,15 @@ struct PlainPanelProduct {
       if (m == 0) prefetch_ahead<panel_rows * sizeof(float)>(from);
 #pragma GCC unroll 4
       for (int v = 0; v < vectors; ++v) {
-        V w[Line::words];
-        Line::from_line(from, v * L, w);
 #pragma GCC unroll 2
-        for (int j = 0; j < Line::words; ++j)
+        for (int j = 0; j < Line::words; ++j) {
+          const V w = Line::word(from + Line::place(v * L), j);
 #pragma GCC unroll 4
           for (int i = 0; i < M; ++i) {
             V& sum = sums[i][v][chain + j];
-            sum = Line::multiply_add(w[j], word(y[i], line * Line::words + j), sum);
+            sum = Line::multiply_add(w, word(y[i], line * Line::words + j), sum);
           }
+        }
       }
     };
     const int64_t lines = t.w_stride / int64_t{panel_rows * sizeof(float)};

@@ -12,7 +12,6 @@
 //   pair_bytes(x, y)             L lanes of the bytes x[i] and, in the upper half, y[i] as 16-bit integers
 //   multiply(x, y), sum(x)       of L integers
 //   from_f16(p), from_bf16(p)    L halves as floats, exact
-//   rounded_to_f16(x)            floats rounded to F16, where an instruction does it
 //   tile_vectors, tile_activations   the tile of sums in registers, of a product with many activations
 //   pairs_rows, two_rows<units>  its sums by products of pairs of rows instead of dot
 //   scales_pairs                 dot and total take a last argument, L pairs of 16-bit numbers (ones where it

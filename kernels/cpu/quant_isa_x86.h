@@ -152,9 +152,6 @@ struct QuantIsa<struct Avx2> {
   static GLADIUS_INLINE Floats from_f16(const uint16_t* p) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
   }
-  static GLADIUS_INLINE Floats rounded_to_f16(Floats x) {
-    return _mm256_cvtph_ps(_mm256_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
-  }
   static GLADIUS_INLINE Floats from_bf16(const uint16_t* p) {
     const __m128i h = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(h), 16));
@@ -196,9 +193,6 @@ struct QuantAvx512 {
 
   static GLADIUS_INLINE Floats from_f16(const uint16_t* p) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
-  }
-  static GLADIUS_INLINE Floats rounded_to_f16(Floats x) {
-    return _mm512_cvtph_ps(_mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT));
   }
   static GLADIUS_INLINE Floats from_bf16(const uint16_t* p) {
     const __m256i h = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));

@@ -80,14 +80,14 @@ struct QuantTable {
 
   template <DType type>
   static void halves(const TileProduct& t) {
-    t.panels ? PlainPanelProduct<Isa, PanelLine<Isa, type>>::run(t)
+    t.panels ? PlainPanelProduct<Isa, MultipliedLine<Isa, type>>::run(t)
              : HalfProduct<Isa, WidenedHalves<Isa, type>>::run(t);
   }
 
   static void matmul_tile(DType weight, const TileProduct& t) {
     switch (weight) {
       case DType::F32:
-        PlainPanelProduct<Isa, PanelLine<Isa, DType::F32>>::run(t);
+        PlainPanelProduct<Isa, MultipliedLine<Isa, DType::F32>>::run(t);
         break;
       case DType::F16:
         halves<DType::F16>(t);

@@ -32,7 +32,7 @@ struct TileProduct {
 // a tile do not compete for the same cache sets. Quantised weights: K int8 codes, then floats d (one a
 // block), int32 sums of a block's codes and floats s (Q8_1 only) or, for super-blocks, int16 sums of 16 and
 // of 32 codes; the values are those of the blocks of dtype_info(weight).dot_with. F32, F16 and BF16: K
-// floats rounded to that type, or for PairKernels K BF16 values, padded with zeros.
+// floats, for BF16 rounded to it, or for PairKernels K BF16 values, padded with zeros.
 int64_t activation_row_bytes(DType weight, int64_t K);
 
 // No type's row is longer: 4 bytes an element, rounded up to an odd multiple of 64.

@@ -145,36 +145,22 @@ struct QuantRows {
     }
   }
 
-  // Floats rounded to a 16-bit type, then zeros up to a multiple of 64 bytes.
-  template <class Round>
-  static GLADIUS_INLINE void convert_rounded(int64_t K, const float* x, std::byte* a, Round round,
-                                             int64_t done = 0) {
+  // Floats, then zeros up to a multiple of 64 bytes.
+  template <class Convert>
+  static GLADIUS_INLINE void convert_floats(int64_t K, const float* x, std::byte* a, Convert convert) {
     float* y = reinterpret_cast<float*>(a);
-    for (int64_t i = done; i < K; ++i) y[i] = round(x[i]);
+    for (int64_t i = 0; i < K; ++i) y[i] = convert(x[i]);
     for (int64_t i = K; i % 16 != 0; ++i) y[i] = 0;
-  }
-  // As many elements as make whole vectors, where an instruction rounds these. Returns how many it did.
-  static GLADIUS_INLINE int64_t round_vectors_to_f16(int64_t K, const float* x, float* y) {
-    int64_t i = 0;
-    if constexpr (requires(typename QuantIsa<Isa>::Floats v) { QuantIsa<Isa>::rounded_to_f16(v); }) {
-      for (; i + lanes<Isa> <= K; i += lanes<Isa>)
-        store<Isa>(y + i, Vec<Isa>(QuantIsa<Isa>::rounded_to_f16(load<Isa>(x + i))));
-    }
-    return i;
   }
 
   static void convert_activations(DType weight, int64_t K, const float* x, std::byte* a) {
     switch (weight) {
+      case DType::F32:
       case DType::F16:
-        convert_rounded(
-            K, x, a, [](float v) { return f16_to_f32(f32_to_f16(v)); },
-            round_vectors_to_f16(K, x, reinterpret_cast<float*>(a)));
+        convert_floats(K, x, a, [](float v) { return v; });
         break;
       case DType::BF16:
-        convert_rounded(K, x, a, [](float v) { return bf16_to_f32(f32_to_bf16(v)); });
-        break;
-      case DType::F32:
-        std::memcpy(a, x, static_cast<size_t>(K) * sizeof(float));
+        convert_floats(K, x, a, [](float v) { return bf16_to_f32(f32_to_bf16(v)); });
         break;
       case DType::Q4_0:
       case DType::Q5_0:

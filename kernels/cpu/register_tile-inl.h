@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "kernels/cpu/float_kernels.h"
+#include "kernels/cpu/panel_line-inl.h"
 #include "kernels/cpu/simd.h"
 
 namespace gladius::cpu {
@@ -21,11 +22,7 @@ struct F32Panels {
   static GLADIUS_INLINE V along(const float* x) { return load<Isa>(x); }
   // A word each from columns that are contiguous across it; its lines are `stride` apart.
   static GLADIUS_INLINE V across(const float* x, int64_t) { return load<Isa>(x); }
-  // Words of as many rows of a weight in panels, from row `first` of a line of its panel on: per_float
-  // vectors.
-  static GLADIUS_INLINE void from_line(const float* line, int64_t first, V* words) {
-    words[0] = load<Isa>(line + first);
-  }
+  using Line = PanelLine<Isa, DType::F32>;  // of a weight that lies in panels already
   // Adds per_word products to each lane of a sum.
   static GLADIUS_INLINE V multiply_add(V a, V b, V sum) { return accumulate<Isa>(a, b, sum); }
 };
@@ -37,6 +34,24 @@ struct TileStore {
   const float* residual;
 };
 
+// Where a register tile has its columns from: a panel; lines of B that lie apart, which it copies into a
+// panel as it passes them; or a weight in panels, whose lines it reads as a Line does and copies likewise.
+struct FromPanel {
+  static constexpr bool copies = false, weight = false;
+  static constexpr int words = 1;  // of a line
+};
+struct FromLines : FromPanel {
+  static constexpr bool copies = true;
+};
+template <class PanelLine>
+struct FromWeight : FromLines {
+  using Line = PanelLine;
+  static constexpr bool weight = true;
+  static constexpr int words = Line::words;
+};
+
+inline constexpr int most_tile_vectors = 3;
+
 // The factors of a register tile's product, k words long: word (i, p) of A is at a + i * a_row + p * a_step,
 // line p of B at b + p * b_step.
 struct TileFactors {
@@ -45,14 +60,17 @@ struct TileFactors {
   int64_t a_row, a_step;
   const float* b;
   int64_t b_step;
-  float* copy = nullptr;  // a panel for the lines of B, which a Copying tile makes as it passes them
+  float* copy = nullptr;  // a panel for the lines of B, which a copying tile makes as it passes them
+  bool weight = false;    // B is a weight in panels,
+  int64_t b_vectors[most_tile_vectors] = {};  // the tile's vectors are so far from b
   // The last few lines of B where these lie elsewhere.
   int64_t last_words = 0;
   const float* last_b = nullptr;
   int64_t last_step = 0;
-  // What will be needed later: a piece of the tile's width is asked for every tile_unroll words.
+  // What will be needed later: a piece as wide as the tile is asked for every tile_unroll words, ahead_step
+  // from one to the next; after ahead_left of them it is ahead_across on from the one ahead_down before.
   const float* ahead = nullptr;
-  int64_t ahead_step = 0;
+  int64_t ahead_step = 0, ahead_left = 0, ahead_down = 0, ahead_across = 0;
 };
 
 inline constexpr int tile_unroll = 8;
@@ -60,7 +78,7 @@ inline constexpr int tile_unroll = 8;
 // How a register tile walks the summed dimension. In a panel or a transpose the rows of A are neighbours
 // (a_row is 1 word); otherwise they are Strided, and their words neighbours (a_step is 1 word). Specialised
 // for panels whose multiply_add makes more of two vectors than products lane by lane.
-template <class Isa, class Panels, int R, int Vectors, bool Strided, bool Copying>
+template <class Isa, class Panels, int R, int Vectors, bool Strided, class Source>
 struct TileWalk {
   using V = Vec<Isa>;
   static constexpr int held = R;                           // rows of sums in registers
@@ -70,6 +88,7 @@ struct TileWalk {
   const float* b;
   float* copy;
   int64_t a_row, a_step, b_step;
+  int64_t b_vectors[Vectors];  // only of a weight
 
   explicit GLADIUS_INLINE TileWalk(const TileFactors& f)
       : b(f.b),
@@ -78,6 +97,8 @@ struct TileWalk {
         a_step(Strided ? Panels::word_floats : f.a_step),
         b_step(f.b_step) {
     for (int i = 0; i < bases; ++i) a[i] = f.a + 3 * i * f.a_row;
+    if (Source::weight)
+      for (int j = 0; j < Vectors; ++j) b_vectors[j] = f.b_vectors[j];
   }
 
   // Adds the products of the next Words words. The rows of A are asked for a cache line ahead.
@@ -87,8 +108,8 @@ struct TileWalk {
     for (int word = 0; word < Words; ++word) {
       V columns[Vectors];
 #pragma GCC unroll 8
-      for (int j = 0; j < Vectors; ++j) columns[j] = load<Isa>(b + j * lanes<Isa>);
-      if constexpr (Copying) {
+      for (int j = 0; j < Vectors; ++j) columns[j] = column(j, word);
+      if constexpr (Source::copies) {
 #pragma GCC unroll 8
         for (int j = 0; j < Vectors; ++j, copy += lanes<Isa>) store<Isa>(copy, columns[j]);
       }
@@ -103,7 +124,7 @@ struct TileWalk {
         for (int j = 0; j < Vectors; ++j) sums[i][j] = Panels::multiply_add(x, columns[j], sums[i][j]);
       }
       if (!Strided) a[0] += a_step;
-      b += b_step;
+      if ((word + 1) % Source::words == 0) b += b_step;
       // New to the compiler after each word: it would otherwise keep many sums of steps, on the stack.
       __asm__("" : "+r"(a_row), "+r"(b));
     }
@@ -117,14 +138,20 @@ struct TileWalk {
   static GLADIUS_INLINE void finish(V (&)[held][Vectors]) {}
 
  private:
+  GLADIUS_INLINE V column(int j, int word) const {
+    if constexpr (Source::weight)
+      return Source::Line::word(b + b_vectors[j], word % Source::words);
+    else
+      return load<Isa>(b + j * lanes<Isa>);
+  }
   GLADIUS_INLINE const float* row(int i) const { return Strided ? a[i / 3] + i % 3 * a_row : a[0] + i; }
 };
 
 // C[R, cols] (+)= A·B (+ residual); cols make Vectors vectors, of which the last need not be full.
-template <class Isa, class Panels, int R, int Vectors, bool Strided, bool Copying>
+template <class Isa, class Panels, int R, int Vectors, bool Strided, class Source>
 struct RegisterTile {
   using V = Vec<Isa>;
-  using Walk = TileWalk<Isa, Panels, R, Vectors, Strided, Copying>;
+  using Walk = TileWalk<Isa, Panels, R, Vectors, Strided, Source>;
 
   static void run(const TileFactors& f, int64_t cols, float* c, int64_t c_stride, TileStore to) {
     V sums[Walk::held][Vectors];
@@ -137,19 +164,24 @@ struct RegisterTile {
     // C's rows, too, come while others are multiplied, late enough to be still there when they are needed.
     const int64_t first_line = f.k - (R + 12) * tile_unroll;
     const float* const end_line = c + R * c_stride;
-    int64_t p = 0;
+    int64_t p = 0, ahead_left = f.ahead_left;
     const int64_t in_place = f.k - f.last_words;
-    for (; p + tile_unroll <= in_place; p += tile_unroll, ahead += f.ahead_step) {
+    for (; p + tile_unroll <= in_place; p += tile_unroll) {
       if (p >= first_line && line != end_line) {
         fetch_line<true>(line);
         line += c_stride;
       }
       fetch_line<false>(ahead);
+      ahead += f.ahead_step;
+      if (--ahead_left == 0) {
+        ahead += f.ahead_across - f.ahead_down * f.ahead_step;
+        ahead_left = f.ahead_down;
+      }
       walk.template multiply<tile_unroll>(sums);
     }
-    for (; p < f.k; ++p) {
+    for (; p < f.k; p += Source::words) {
       if (p == in_place) walk.b = f.last_b, walk.b_step = f.last_step;
-      walk.template multiply<1>(sums);
+      walk.template multiply<Source::words>(sums);
     }
     Walk::finish(sums);
     if (cols == Vectors * lanes<Isa>)
@@ -189,28 +221,47 @@ struct RegisterTile {
 
 using RegisterTileFunction = void (*)(const TileFactors&, int64_t, float*, int64_t, TileStore);
 
-// register_tiles<Isa, Panels, Strided, Copying>.of[v - 1][R - 1] computes R rows of v vectors.
+// register_tiles<Isa, Panels, Strided, Source>.of[v - 1][R - 1] computes R rows of v vectors.
 template <class Isa>
 struct RegisterTileTable {
   RegisterTileFunction of[Isa::gemm_vectors][Isa::gemm_rows];
 };
-template <class Isa, class Panels, bool Strided, bool Copying, size_t... I>
+template <class Isa, class Panels, bool Strided, class Source, size_t... I>
 constexpr RegisterTileTable<Isa> make_register_tiles(std::index_sequence<I...>) {
   constexpr size_t rows = Isa::gemm_rows;
   return {{&RegisterTile<Isa, Panels, static_cast<int>(I % rows) + 1, static_cast<int>(I / rows) + 1, Strided,
-                         Copying>::run...}};
+                         Source>::run...}};
 }
-template <class Isa, class Panels, bool Strided, bool Copying>
-inline constexpr RegisterTileTable<Isa> register_tiles = make_register_tiles<Isa, Panels, Strided, Copying>(
+template <class Isa, class Panels, bool Strided, class Source>
+inline constexpr RegisterTileTable<Isa> register_tiles = make_register_tiles<Isa, Panels, Strided, Source>(
     std::make_index_sequence<size_t{Isa::gemm_vectors} * Isa::gemm_rows>());
 
 // Computes `rows` × `cols` elements of C, at most a register tile, by the narrowest tile that does. Lines of
 // B must be readable as whole vectors.
-template <class Isa, class Panels, bool Strided, bool Copying = false>
+template <class Isa, class Panels, bool Strided, class Source = FromPanel>
 GLADIUS_INLINE void multiply_tile(int64_t rows, int64_t cols, const TileFactors& f, float* c,
                                   int64_t c_stride, TileStore to) {
-  const auto& table = register_tiles<Isa, Panels, Strided, Copying>;
+  const auto& table = register_tiles<Isa, Panels, Strided, Source>;
   table.of[(cols - 1) / lanes<Isa>][rows - 1](f, cols, c, c_stride, to);
+}
+
+// The same for a weight in panels by a tile of all rows that an instruction set's tiles have: there is no
+// other, because the first tile of many has them.
+template <class Isa>
+struct WeightTileTable {
+  RegisterTileFunction of[Isa::gemm_vectors];
+};
+template <class Isa, class Panels, class Source, size_t... I>
+constexpr WeightTileTable<Isa> make_weight_tiles(std::index_sequence<I...>) {
+  return {{&RegisterTile<Isa, Panels, Isa::gemm_rows, static_cast<int>(I) + 1, true, Source>::run...}};
+}
+template <class Isa, class Panels, class Source>
+inline constexpr WeightTileTable<Isa> weight_tiles =
+    make_weight_tiles<Isa, Panels, Source>(std::make_index_sequence<size_t{Isa::gemm_vectors}>());
+template <class Isa, class Panels, class Source>
+GLADIUS_INLINE void multiply_weight_tile(int64_t cols, const TileFactors& f, float* c, int64_t c_stride,
+                                         TileStore to) {
+  weight_tiles<Isa, Panels, Source>.of[(cols - 1) / lanes<Isa>](f, cols, c, c_stride, to);
 }
 
 }  // namespace gladius::cpu

@@ -51,9 +51,7 @@ inline std::vector<float> read_cache(const CachedAttentionDims& d, const Sequenc
 
 // One sequence.
 inline void cached_attention(const CachedAttentionDims& d, const SequenceRows& s, const float* q,
-                             const float* k, const float* v, KvCacheView cache, float* o) {
-  append_to_cache(d, s, cache.dtype, k, cache.k);
-  append_to_cache(d, s, cache.dtype, v, cache.v);
+                             KvCacheView cache, float* o) {
   const std::vector<float> keys = read_cache(d, s, cache.dtype, cache.k);
   const std::vector<float> values = read_cache(d, s, cache.dtype, cache.v);
   const AttentionDims dims = sequence_dims(d, s, d.G * d.D);

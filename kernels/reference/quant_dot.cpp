@@ -52,13 +52,19 @@ float sum_blocks(int64_t blocks, const void* w, const void* a) {
   return sum;
 }
 
-template <class T, class ToFloat>
+// Elements that to_float makes floats, W of the weight and A of the activations.
+template <class W, class A, class ToFloat>
 float sum_elements(int64_t n, const void* w, const void* a, ToFloat to_float) {
   double sum = 0;
   for (int64_t i = 0; i < n; ++i)
-    sum += static_cast<double>(to_float(static_cast<const T*>(w)[i])) * to_float(static_cast<const T*>(a)[i]);
+    sum += static_cast<double>(to_float(static_cast<const W*>(w)[i])) * to_float(static_cast<const A*>(a)[i]);
   return static_cast<float>(sum);
 }
+
+struct Halves {
+  float operator()(uint16_t x) const { return f16_to_f32(x); }
+  float operator()(float x) const { return x; }
+};
 
 }  // namespace
 
@@ -66,11 +72,11 @@ float dot_row(DType weight, int64_t n, const void* w, const void* a) {
   const int64_t blocks = n / dtype_info(weight).block_size;
   switch (weight) {
     case DType::F32:
-      return sum_elements<float>(n, w, a, [](float x) { return x; });
+      return sum_elements<float, float>(n, w, a, [](float x) { return x; });
     case DType::F16:
-      return sum_elements<uint16_t>(n, w, a, [](uint16_t h) { return f16_to_f32(h); });
+      return sum_elements<uint16_t, float>(n, w, a, Halves());
     case DType::BF16:
-      return sum_elements<uint16_t>(n, w, a, [](uint16_t h) { return bf16_to_f32(h); });
+      return sum_elements<uint16_t, uint16_t>(n, w, a, [](uint16_t h) { return bf16_to_f32(h); });
     case DType::Q4_0:
       return sum_blocks<BlockQ4_0, BlockQ8_0>(blocks, w, a);
     case DType::Q5_0:

@@ -86,9 +86,16 @@ class ReferenceBackend final : public Backend {
                           const AttentionGradients& g) override {
     reference::attention_backward(d, {f.q, f.k, f.v, f.o, f.lse}, dO, g.dq, g.dk, g.dv);
   }
+  void append_to_cache(const CachedAttentionDims& d, std::span<const SequenceRows> sequences, const float* k,
+                       const float* v, KvCacheView cache) override {
+    for (const SequenceRows& s : sequences) {
+      reference::append_to_cache(d, s, cache.dtype, k, cache.k);
+      reference::append_to_cache(d, s, cache.dtype, v, cache.v);
+    }
+  }
   void cached_attention(const CachedAttentionDims& d, std::span<const SequenceRows> sequences, const float* q,
-                        const float* k, const float* v, KvCacheView cache, float* o) override {
-    for (const SequenceRows& s : sequences) reference::cached_attention(d, s, q, k, v, cache, o);
+                        KvCacheView cache, float* o) override {
+    for (const SequenceRows& s : sequences) reference::cached_attention(d, s, q, cache, o);
   }
 
   void swiglu(int64_t n, const float* g, const float* u, float* y) override { reference::swiglu(n, g, u, y); }

@@ -45,7 +45,7 @@ struct Bf16Quads {
 // Sums are held as 2 × 2 blocks: those of rows 2i and 2i + 1 in sums[2i] and sums[2i + 1], by turns along the
 // columns. With an odd number of rows the last pair's second word is what follows in memory, its sums unused.
 template <int R, int Vectors>
-struct TileWalk<NeonBf16, Bf16Quads, R, Vectors, false, false> {
+struct TileWalk<NeonBf16, Bf16Quads, R, Vectors, false, FromPanel> {
   using V = Vec<NeonBf16>;
   static constexpr int held = (R + 1) / 2 * 2;
 
