@@ -29,7 +29,7 @@ CpuBackend::CpuBackend(int threads, const Isa& isa)
       table_(isa.table()),
       f_(table_.f),
       quick_bf16_(isa.quick_bf16),
-      packed_b_floats_(second_level_cache() / int64_t{sizeof(float)} * 2 / 5 / page_floats * page_floats),
+      packed_b_floats_(second_level_cache() / int64_t{sizeof(float)} * 3 / 5 / page_floats * page_floats),
       gemm_(threads_ * (gemm_group_floats + packed_b_floats_)),
       converted_(converted_bytes),
       attention_(threads_ * attention_scratch),

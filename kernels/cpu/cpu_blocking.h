@@ -12,7 +12,7 @@ inline constexpr int64_t gemm_serial_below_b = 131072;  // if fewer elements of 
 // Rows of floats A lying farther apart are packed first. So are lines that are longer than packed B's room
 // divided by gemm_lines_share, which share too few sets of the second-level cache: 1,024 floats where it has
 // 2 MiB, 512 where it has one.
-inline constexpr int64_t gemm_rows_stride = 8192, gemm_lines_share = 204;
+inline constexpr int64_t gemm_rows_stride = 8192, gemm_lines_share = 306;
 // Columns at whose multiples C is cut: those of a cache line, whole vectors of every instruction set.
 inline constexpr int64_t gemm_cut_cols = 16;
 

@@ -21,18 +21,18 @@ struct Rectangle {
   int64_t rows, cols;
 };
 
-// The rectangles that take the least time by a simple model: multiplications plus packing, which costs as
-// much as multiplying by a few rows or columns more (for A that is read in place this stands for reading it
-// from beyond the second-level cache), as does a last register tile that is narrower than the others.
+// The rectangles that take the least time by a simple model: multiplications plus packing, or reading A from
+// beyond the second-level cache, which cost as much as multiplying by a few rows or columns more, as does a
+// last register tile that is narrower than the others.
 Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, int64_t room, int threads) {
-  constexpr double pack_a = 12, pack_b = 12, narrow_tile = 8;
+  const double read_a = kernel.packs_a ? 12 : 6, pack_b = 12, narrow_tile = 8;
   const int64_t block_k = gemm_block_k(d.K, kernel.most_k);
   const int64_t cols_with_room = std::max<int64_t>(1, room / block_k / kernel.cols) * kernel.cols;
   Rectangle best{};
   double least = 0;
   const auto consider = [&](int64_t rows, int64_t cols) {
     const int64_t rounds = ceil_div(ceil_div(d.M, rows) * ceil_div(d.N, cols), threads);
-    const double width = static_cast<double>(cols) + pack_a + (cols % kernel.cols > 0 ? narrow_tile : 0);
+    const double width = static_cast<double>(cols) + read_a + (cols % kernel.cols > 0 ? narrow_tile : 0);
     const double time = static_cast<double>(rounds) * (static_cast<double>(rows) + pack_b) * width;
     if (best.rows > 0 && time >= least) return;
     best = {rows, cols};

@@ -43,6 +43,7 @@ struct GemmTask {
 // A kernel for such tasks.
 struct GemmKernel {
   void (*run)(const GemmTask&);
+  bool packs_a;
   int64_t rows, cols;  // of its register tile
   int64_t most_k;      // of the summed dimension at a time
 };

@@ -42,7 +42,7 @@ struct Gemm {
       for (int64_t group = 0; group < work.groups; ++group) multiply_group(t, work, p, group);
   }
 
-  static constexpr GemmKernel kernel() { return {run, Isa::gemm_rows, cols, most_k}; }
+  static constexpr GemmKernel kernel() { return {run, reads == Reads::packed, Isa::gemm_rows, cols, most_k}; }
 
  private:
   // Whole plain panels of what lies in lines, and those of a weight that lies in panels, are made by the
@@ -212,7 +212,7 @@ struct OneRow {
   }
 
   // Nothing is packed: any width will do.
-  static constexpr GemmKernel kernel() { return {run, 1, floats_per_line, 2}; }
+  static constexpr GemmKernel kernel() { return {run, false, 1, floats_per_line, 2}; }
 
  private:
   // Begins with what C has to begin with, and ends with the residual.
