@@ -16,10 +16,10 @@ namespace {
 
 constexpr int64_t page_floats = 1024;  // every thread's scratch starts at a page
 
-// Bytes of the cache that a core has for itself; what the smallest ones have where the system does not say.
-int64_t second_level_cache() {
-  const long bytes = ::sysconf(_SC_LEVEL2_CACHE_SIZE);
-  return std::clamp<int64_t>(bytes, 512 << 10, 2 << 20);
+// What the smallest ones have where the system does not say.
+SecondLevelCache second_level_cache() {
+  const long bytes = ::sysconf(_SC_LEVEL2_CACHE_SIZE), ways = ::sysconf(_SC_LEVEL2_CACHE_ASSOC);
+  return {std::clamp<int64_t>(bytes, 512 << 10, 2 << 20), ways > 1 ? ways : 8};
 }
 
 }  // namespace
@@ -29,7 +29,8 @@ CpuBackend::CpuBackend(int threads, const Isa& isa)
       table_(isa.table()),
       f_(table_.f),
       quick_bf16_(isa.quick_bf16),
-      packed_b_floats_(second_level_cache() / int64_t{sizeof(float)} * 3 / 5 / page_floats * page_floats),
+      cache_(second_level_cache()),
+      packed_b_floats_(cache_.bytes / int64_t{sizeof(float)} * 3 / 5 / page_floats * page_floats),
       gemm_(threads_ * (gemm_group_floats + packed_b_floats_)),
       converted_(converted_bytes),
       attention_(threads_ * attention_scratch),

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "kernels/backend.h"
+#include "kernels/cpu/cpu_blocking.h"
 #include "kernels/cpu/isas.h"
 
 namespace gladius::cpu {
@@ -103,6 +104,7 @@ class CpuBackend : public Backend {
   const KernelTable& table_;
   const FloatKernels& f_;
   bool quick_bf16_;
+  SecondLevelCache cache_;
   int64_t packed_b_floats_;       // of B that a thread packs at a time: a part of the second-level cache
   Scratch<float> gemm_;           // gemm_group_floats + packed_b_floats_ a thread
   Scratch<std::byte> converted_;  // activations for a weight, but for rows of F32

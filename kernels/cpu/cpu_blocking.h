@@ -1,7 +1,9 @@
 // Sizes of the blocks that operations are cut into, and what they make of scratch memory. All in elements.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <numeric>
 
 namespace gladius::cpu {
 
@@ -9,10 +11,22 @@ inline constexpr int64_t few_rows_cols = 64;            // columns of a task of 
 inline constexpr int64_t gemm_serial_below = 524288;    // multiplications not worth waking threads for,
 inline constexpr int64_t gemm_serial_below_b = 131072;  // if fewer elements of B are to be read, too
 
-// Rows of floats A lying farther apart are packed first. So are lines that are longer than packed B's room
-// divided by gemm_lines_share, which share too few sets of the second-level cache: 1,024 floats where it has
-// 2 MiB, 512 where it has one.
-inline constexpr int64_t gemm_rows_stride = 8192, gemm_lines_share = 306;
+// Rows of floats A lying farther apart are packed first.
+inline constexpr int64_t gemm_rows_stride = 8192;
+
+// A core's own cache.
+struct SecondLevelCache {
+  int64_t bytes, ways;
+
+  // Whether `lines` lines of memory, `stride` bytes apart, fall into so many sets that they need at most half
+  // of each.
+  bool holds(int64_t lines, int64_t stride) const {
+    constexpr int64_t line = 64;
+    const int64_t way = bytes / ways;  // holds a line of each set
+    return lines * std::max(line, std::gcd(stride, way)) <= ways / 2 * way;
+  }
+};
+
 // Columns at whose multiples C is cut: those of a cache line, whole vectors of every instruction set.
 inline constexpr int64_t gemm_cut_cols = 16;
 
