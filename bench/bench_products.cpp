@@ -99,7 +99,7 @@ struct WeightProduct {
   int64_t bytes() const { return bytes_of(a, w, c); }
   void run(Backend& backend) { backend.matmul_weight(d, a.data(), {dtype, w.data()}, c.data(), {}); }
 
-  // Quantised: the bits of the definition. Else sums in any order of factors that are rounded alike.
+  // Quantised: the bits of the definition. Else sums in any order of factors that are converted alike.
   void check(const WeightProduct&, Findings& findings) const {
     const DType with = dtype_info(dtype).dot_with;
     const int64_t w_row = row_bytes(dtype, d.K);

@@ -10,10 +10,9 @@ namespace {
 
 // What one half of a layer computes between the residual stream it reads and the product that it adds to it.
 struct AttentionValues {
-  Tensor normed;  // [M, C]
-  Tensor q;       // [M, H*D]
-  Tensor k, v;    // [M, G*D]
-  Tensor mixed;   // [M, H*D]
+  Tensor normed;    // [M, C]
+  Tensor q, mixed;  // [M, H*D], or as many rows as are wanted
+  Tensor k, v;      // [M, G*D]
   std::array<Tensor, 5> all() const { return {normed, q, k, v, mixed}; }
 };
 struct FeedForwardValues {
@@ -34,8 +33,8 @@ struct LayerPast {
 LayerPast past_of_layer(const Past* past, int64_t index, const Config& c, int64_t rows) {
   if (!past) return {};
   LayerPast layer{&past->cache.layer(index), past->sequences, {}};
-  const bool all = !past->last_only || static_cast<int64_t>(past->sequences.size()) == rows;
-  if (index + 1 == c.layers && !all)
+  const bool fewer = past->last_only && static_cast<int64_t>(past->sequences.size()) < rows;
+  if (index + 1 == c.layers && fewer)
     for (const SequenceRows& s : past->sequences) layer.wanted.push_back(s.first_row + s.rows - 1);
   return layer;
 }

@@ -57,8 +57,8 @@ TEST_CASE("operations: two for each weight of a product and each multiplication 
     const auto attention = [&](int64_t position) {
       return static_cast<double>(2 * c.layers * c.heads * c.head_dim * (position + 1));
     };
-    double last =
-        0;  // the last layer's weights but those of keys and values, which only the last token needs
+    // The last layer's weights but those of keys and values, which only the last token needs.
+    double last = 0;
     for (const ParamSpec& spec : parameter_table(c))
       for (const char* name : {"attn_q", "attn_output", "ffn_gate", "ffn_up", "ffn_down"})
         if (spec.gguf_name == fmt::format("blk.{}.{}.weight", c.layers - 1, name))

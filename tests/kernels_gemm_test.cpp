@@ -113,7 +113,13 @@ TEST_CASE("matrix products: around the borders of blocks") {
     for (const Form form : {Form::nt, Form::nn})
       check_matmul(backend, {{15, 33, 8200}, form, true, true, 1}, random);
     if (!small_tests()) check_matmul(backend, {{500, 33, 8200}, Form::nn, true, true, 1}, random);
+    check_matmul(backend, {{4096, 33, 300}, Form::tn, true, true, 1}, random);  // lines that share cache sets
     check_matmul(backend, {{1030, 33, 300}, Form::tn, true, true, 1}, random);
+    // As many rows as a group may have, and around: the last tile is packed as high as the others.
+    for (const int64_t M : {505, 511, 512, 513}) {
+      check_matmul(backend, {{M, 33, 256, Precision::bf16}, Form::nn, true, true, 1}, random);
+      if (!small_tests()) check_matmul(backend, {{M, 33, 8448}, Form::nt, true, true, 1}, random);
+    }
     // Several groups of rows and panels; below, several blocks of the summed dimension, too.
     for (const Form form : forms) check_matmul(backend, {{530, 50, 20}, form, true, true, 2}, random);
     for (const Form form : forms) check_matmul(backend, {{300, 20, 800}, form, true, true, 2}, random);

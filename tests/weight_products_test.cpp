@@ -116,6 +116,7 @@ TEST_CASE("plain weights: rows around few ones, even and odd K, blocks and passe
                                  {cpu::few_rows + 1, 70, 34},
                                  {20, 33, 64},
                                  {10, 49, 62},
+                                 {18, 49, 62},  // several tiles as high as tiles can be
                                  {1, 9, 300},
                                  {9, 5, 0},
                                  {2, 5, 0}};
@@ -147,7 +148,7 @@ TEST_CASE("several weights at once give the bits of each alone, at any number of
                                                   {DType::F16, DType::F32, DType::F16, DType::BF16},
                                                   {DType::F32}};
   std::vector<std::pair<int64_t, bool>> cases;  // rows, and whether the weights are in panels
-  for (const int64_t M : {1, 2, 5, 9, 40})
+  for (const int64_t M : {1, 2, 5, 9, 40, 45})
     for (const bool panels : {false, true}) cases.emplace_back(M, panels);
   for (const std::string& isa : runnable_isas()) {
     CAPTURE(isa);

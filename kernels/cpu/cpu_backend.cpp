@@ -31,14 +31,14 @@ CpuBackend::CpuBackend(int threads, const Isa& isa)
       quick_bf16_(isa.quick_bf16),
       cache_(second_level_cache()),
       packed_b_floats_(cache_.bytes / int64_t{sizeof(float)} * 3 / 5 / page_floats * page_floats),
-      gemm_(threads_ * (gemm_group_floats + packed_b_floats_)),
+      gemm_(threads_ * (gemm_packed_a_floats + packed_b_floats_)),
       converted_(converted_bytes),
       attention_(threads_ * attention_scratch),
       partials_(attention_partials * attention_partial_floats),
       partial_sums_(max_partial_sums),
       norm_partials_(norm_partial_floats) {}
 
-static_assert(gemm_group_floats % page_floats == 0);
+static_assert(gemm_packed_a_floats % page_floats == 0);
 
 std::string CpuBackend::name() const { return std::string("cpu (") + table_.name + ")"; }
 

@@ -94,7 +94,8 @@ class CpuBackend : public Backend {
   void gemm(const GemmKernel& kernel, MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C,
             Epilogue e);
   void gemm(MatmulDims d, const GemmOperand& A, const GemmOperand& B, float* C, Epilogue e);
-  // By weights that A is converted for in the same way, all of them rows or all in panels.
+  // By weights that A is converted for in the same way, of one type unless quantised, all of them rows or all
+  // in panels.
   void products_alike(MatmulDims d, const float* A, std::span<const WeightProduct> products, Epilogue e);
   void plain_products(MatmulDims d, const float* A, std::span<const WeightProduct> products, Epilogue e);
   void few_rows_product(MatmulDims d, const float* A, const float* B, float* C, Epilogue e) const;
@@ -106,8 +107,8 @@ class CpuBackend : public Backend {
   bool quick_bf16_;
   SecondLevelCache cache_;
   int64_t packed_b_floats_;       // of B that a thread packs at a time: a part of the second-level cache
-  Scratch<float> gemm_;           // gemm_group_floats + packed_b_floats_ a thread
-  Scratch<std::byte> converted_;  // activations for a weight, but for rows of F32
+  Scratch<float> gemm_;           // gemm_packed_a_floats + packed_b_floats_ a thread
+  Scratch<std::byte> converted_;  // activations for a weight that they are converted for
   Scratch<float> attention_;      // attention_scratch floats a thread
   Scratch<float> partials_;       // attention_partials × attention_partial_floats
   Scratch<double> partial_sums_;  // of sum_of_squares

@@ -85,7 +85,7 @@ void CpuBackend::gemm(const GemmKernel& kernel, MatmulDims d, const GemmOperand&
             .c_stride = d.N,
             .add = e.accumulate,
             .residual = e.residual ? e.residual + i * d.N + j : nullptr,
-            .scratch = gemm_.data() + worker * (gemm_group_floats + packed_b_floats_)};
+            .scratch = gemm_.data() + worker * (gemm_packed_a_floats + packed_b_floats_)};
   };
   parallel_tasks(threads, tasks, [&](int64_t task, int worker) {
     GemmTask t = rectangle(task, worker), next;
@@ -135,7 +135,7 @@ void CpuBackend::matmul_tn(MatmulDims d, const float* A, const float* B, float* 
   gemm(d, {A, one_row ? d.K : d.M, one_row}, {B, d.N, false}, C, e);
 }
 
-// F32 weights are in panels here. For BF16 ones A is rounded as for any product with them.
+// F32 weights are in panels here. A is converted as for any product with such weights.
 void CpuBackend::plain_products(MatmulDims d, const float* A, std::span<const WeightProduct> products,
                                 Epilogue e) {
   const DType type = products[0].W.dtype;
@@ -143,7 +143,8 @@ void CpuBackend::plain_products(MatmulDims d, const float* A, std::span<const We
     const int64_t bytes = W.panels ? panel_bytes(type, d.K) : row_bytes(type, d.K);
     return {static_cast<const float*>(W.data), bytes / int64_t{sizeof(float)}, true, W.panels};
   };
-  if (type != DType::BF16) {
+  // F16 is multiplied as F32, but there is no kernel for it that packs A: rows far apart are copied.
+  if (type == DType::F32 || (type == DType::F16 && d.K <= gemm_rows_stride)) {
     const GemmOperand rows{A, d.K, true};
     for (const WeightProduct& p : products) {
       const GemmOperand W = operand(p.W);
@@ -153,8 +154,10 @@ void CpuBackend::plain_products(MatmulDims d, const float* A, std::span<const We
     return;
   }
   const PairKernels& pairs = table_.q.pairs;
-  const bool as_pairs = pairs.gemm.run && quick_bf16_;
-  const GemmKernel& kernel = as_pairs ? pairs.gemm : f_.gemm_bf16_weights;
+  const bool as_pairs = type == DType::BF16 && pairs.gemm.run && quick_bf16_;
+  const GemmKernel& kernel = as_pairs             ? pairs.gemm
+                             : type == DType::F16 ? f_.gemm_f16_weights
+                                                  : f_.gemm_bf16_weights;
   const int64_t a_stride = activation_row_bytes(type, d.K), most_rows = converted_bytes / a_stride;
   const int64_t a_rows = ceil_div(d.M, ceil_div(d.M, most_rows));  // equal passes, each of which reads W
   std::byte* const a = converted_.data();

@@ -34,7 +34,7 @@ struct GemmTask {
   int64_t c_stride;       // of c and of residual
   bool add;               // C is added to rather than overwritten
   const float* residual;  // added when not null
-  // gemm_group_floats, and `cols` in whole register tiles × gemm_block_k; one such tile where all rows are
+  // gemm_packed_a_floats, and `cols` in whole register tiles × gemm_block_k; one such tile where all rows are
   // one group.
   float* scratch;
   const GemmTask* next = nullptr;  // what the same thread will probably do next
@@ -50,9 +50,11 @@ struct GemmKernel {
 
 inline constexpr int64_t gemm_packed_k = 256;  // most_k of kernels that pack A, or read lines of it
 inline constexpr int64_t gemm_most_rows = 16;  // of any instruction set's register tile
-// Rows of A that are multiplied by all panels of B in turn: all of them where they fit into the second-level
-// cache beside B, else groups of this many register tiles, or a few more.
-inline constexpr int64_t gemm_group_panels = 8, gemm_group_floats = 32 * gemm_most_rows * gemm_packed_k;
+// Rows of A that are multiplied by all panels of B in turn: all of them where a block of them is at most so
+// large, else groups of this many register tiles, or a few more. Packed, the last tile is as high as the
+// others.
+inline constexpr int64_t gemm_group_panels = 8, gemm_group_floats = 32 * gemm_most_rows * gemm_packed_k,
+                         gemm_packed_a_floats = gemm_group_floats + gemm_most_rows * gemm_packed_k;
 __attribute__((always_inline)) constexpr bool gemm_one_group(int64_t rows, int64_t block_k) {
   return rows * block_k <= gemm_group_floats;
 }

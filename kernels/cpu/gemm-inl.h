@@ -26,6 +26,7 @@ template <class Isa, class Panels, Reads reads, class PanelsOfB = Panels>
 struct Gemm {
   static_assert(Isa::gemm_rows <= gemm_most_rows && Panels::word_floats <= Panels::per_word);
   static_assert(reads == Reads::packed || Panels::plain);
+  static_assert(Isa::gemm_vectors <= most_tile_vectors);
   static constexpr int64_t cols = Isa::gemm_vectors * lanes<Isa>;
   using Pack = Packing<Isa, Panels>;
   using PackB = Packing<Isa, PanelsOfB>;
@@ -62,12 +63,13 @@ struct Gemm {
           block_k(gemm_block_k(t.k, most_k)),
           groups(gemm_one_group(rows, block_k) ? 1 : larger(1, tiles / gemm_group_panels)),
           a(t.scratch),
-          b(t.scratch + gemm_group_floats) {}
+          b(t.scratch + gemm_packed_a_floats) {}
     // Where a group begins; that of `groups` is the end.
     int64_t row(int64_t group) const { return smaller(rows, group * tiles / groups * height); }
   };
 
-  // What tiles ask for before it is used: pieces as wide as a tile, one every tile_unroll words. `down` of
+  // What tiles ask for before it is used, and perhaps a little beyond: pieces as wide as a tile, one every
+  // tile_unroll words. `down` of
   // them, `step` apart, are followed by as many from `across` on, and so on.
   struct Ahead {
     const float* data = nullptr;
@@ -144,7 +146,7 @@ struct Gemm {
     const int64_t whole = in_lines ? PackB::whole_lines(b.stride, width, readable, k) : 0;
     float* const rest = panel + whole * line;
     const bool in_panels =
-        copies_weight && at.group == 0 && b.panels && smaller(work.height, rows) == Isa::gemm_rows;
+        copies_weight && tiles > 1 && at.group == 0 && b.panels && work.height == Isa::gemm_rows;
     if (at.group == 0 && whole < k && !in_panels)
       PackB::pack(b.from(0, whole), width, readable, k - whole, line, rest);
     const Ahead a_ahead = next_a(t, work, at), b_ahead = next_b(t, work, at);

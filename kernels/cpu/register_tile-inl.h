@@ -43,9 +43,9 @@ struct FromPanel {
 struct FromLines : FromPanel {
   static constexpr bool copies = true;
 };
-template <class PanelLine>
+template <class LineType>
 struct FromWeight : FromLines {
-  using Line = PanelLine;
+  using Line = LineType;
   static constexpr bool weight = true;
   static constexpr int words = Line::words;
 };
@@ -245,8 +245,8 @@ GLADIUS_INLINE void multiply_tile(int64_t rows, int64_t cols, const TileFactors&
   table.of[(cols - 1) / lanes<Isa>][rows - 1](f, cols, c, c_stride, to);
 }
 
-// The same for a weight in panels by a tile of all rows that an instruction set's tiles have: there is no
-// other, because the first tile of many has them.
+// The same for a weight in panels by a tile of all rows that an instruction set's tiles have. There is no
+// other, to keep programs small: where tiles are lower, a weight is packed first.
 template <class Isa>
 struct WeightTileTable {
   RegisterTileFunction of[Isa::gemm_vectors];
