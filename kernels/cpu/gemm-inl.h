@@ -69,8 +69,7 @@ struct Gemm {
   };
 
   // What tiles ask for before it is used, and perhaps a little beyond: pieces as wide as a tile, one every
-  // tile_unroll words. `down` of
-  // them, `step` apart, are followed by as many from `across` on, and so on.
+  // tile_unroll words. `down` of them, `step` apart, are followed by as many from `across` on, and so on.
   struct Ahead {
     const float* data = nullptr;
     int64_t down = 0, step = 0, pieces = 0, across = 0;
