@@ -70,7 +70,6 @@ Tensor cached_attention(Context& ctx, const Tensor& q, const Tensor& k, const Te
          cache.v.shape().text(), G, D);
   }
   int64_t next_row = 0;
-  std::vector<SequenceRows> last_rows;
   for (const SequenceRows& s : sequences) {
     if (s.first_row != next_row || s.rows <= 0 || s.rows > s.length) {
       fail("cached_attention: {} rows from {} on cannot be the last ones of {} tokens", s.rows, s.first_row,
@@ -80,7 +79,6 @@ Tensor cached_attention(Context& ctx, const Tensor& q, const Tensor& k, const Te
     for (int64_t i = 0; i * kv_block_tokens < s.length; ++i)
       if (s.blocks[i] < 0 || s.blocks[i] >= blocks)
         fail("cached_attention: block {} is none of a cache of {}", s.blocks[i], blocks);
-    last_rows.push_back({static_cast<int64_t>(last_rows.size()), 1, s.length, s.blocks});
   }
   const bool last_only = queries != rows;
   if (next_row != rows || (last_only && queries != static_cast<int64_t>(sequences.size()))) {
@@ -91,6 +89,10 @@ Tensor cached_attention(Context& ctx, const Tensor& q, const Tensor& k, const Te
   const CachedAttentionDims dims{H, G, D, score_scale(D)};
   const KvCacheView view{dtype, cache.k.data(), cache.v.data()};
   ctx.backend.append_to_cache(dims, sequences, k.f32(), v.f32(), view);
+  std::vector<SequenceRows> last_rows;
+  if (last_only)
+    for (const SequenceRows& s : sequences)
+      last_rows.push_back({static_cast<int64_t>(last_rows.size()), 1, s.length, s.blocks});
   ctx.backend.cached_attention(dims, last_only ? std::span<const SequenceRows>(last_rows) : sequences,
                                q.f32(), view, o.f32());
   return o;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels/cpu/attention-inl.h"
+#include "kernels/cpu/attention_backward-inl.h"
 #include "kernels/cpu/bf16_panels-inl.h"
 #include "kernels/cpu/elementwise-inl.h"
 #include "kernels/cpu/float_kernels.h"

@@ -154,7 +154,7 @@ struct FloatKernels {
   GemmKernel gemm_f16_weights, gemm_bf16_weights;
   void (*few_rows_tile)(const FewRowsTile&);
 
-  // ---- attention (attention-inl.h) ----
+  // ---- attention (attention-inl.h, attention_backward-inl.h) ----
   void (*attention)(const AttentionTask&);
   // Writes o of a task from the partial results of its keys' pieces, attention_partial_floats apart.
   void (*attention_merge)(const AttentionTask&, int64_t pieces, const float* partials);

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "kernels/cpu/quant_isa.h"
 #include "kernels/cpu/simd.h"
