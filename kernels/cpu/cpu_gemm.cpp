@@ -26,8 +26,8 @@ struct Rectangle {
 // last register tile that is narrower than the others.
 Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, int64_t room, int threads) {
   const double read_a = kernel.packs_a ? 12 : 6, pack_b = 12, narrow_tile = 8;
-  const int64_t block_k = gemm_block_k(d.K, kernel.most_k);
-  const int64_t cols_with_room = std::max<int64_t>(1, room / block_k / kernel.cols) * kernel.cols;
+  const int64_t block_floats = gemm_block_k(d.K, kernel.usual_k) / kernel.packed_elements;
+  const int64_t cols_with_room = std::max<int64_t>(1, room / block_floats / kernel.cols) * kernel.cols;
   Rectangle best{};
   double least = 0;
   const auto consider = [&](int64_t rows, int64_t cols) {
@@ -44,7 +44,7 @@ Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, int64_t room, i
     // Few rows need no more of packed B than a panel; what C they have stays in the cache from block to
     // block.
     const int64_t cols_in_cache = 2 * room / rows / kernel.cols * kernel.cols;
-    const bool one_panel = gemm_one_group(rows, block_k);
+    const bool one_panel = gemm_one_group(rows, block_floats);
     const int64_t most_cols = one_panel ? std::max(cols_with_room, cols_in_cache) : cols_with_room;
     const int64_t least_parts = ceil_div(d.N, most_cols);
     for (int64_t across = least_parts; across <= least_parts + threads / down; ++across) {
@@ -61,7 +61,7 @@ Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, int64_t room, i
 const GemmKernel& CpuBackend::gemm_kernel(MatmulDims d, const GemmOperand& A, const GemmOperand& B) const {
   if (d.precision == Precision::bf16) return f_.gemm_bf16;
   if (!A.k_contiguous) {  // read where it lies if the lines of a block stay in the cache
-    const int64_t lines = gemm_block_k(d.K, f_.gemm_lines.most_k), stride = A.stride * int64_t{sizeof(float)};
+    const int64_t lines = gemm_block_k(d.K, f_.gemm_lines.usual_k), stride = A.stride * int64_t{sizeof(float)};
     return cache_.holds(lines, stride) ? f_.gemm_lines : f_.gemm;
   }
   if (d.M == 1 && !B.k_contiguous) return f_.gemm_one_row;

@@ -45,18 +45,21 @@ struct GemmKernel {
   void (*run)(const GemmTask&);
   bool packs_a;
   int64_t rows, cols;  // of its register tile
-  int64_t most_k;      // of the summed dimension at a time
+  int64_t usual_k;     // of the summed dimension at a time
+  int64_t packed_elements;  // in a float
 };
 
-inline constexpr int64_t gemm_packed_k = 256;  // most_k of kernels that pack A, or read lines of it
+// Floats along the summed dimension that kernels usually have at a time which pack A, or read lines of it; and
+// at most (gemm_block_k).
+inline constexpr int64_t gemm_packed_k = 256, gemm_most_packed_k = gemm_packed_k / 2 * 3;
 inline constexpr int64_t gemm_most_rows = 16;  // of any instruction set's register tile
 // Rows of A that are multiplied by all panels of B in turn: all of them where a block of them is at most so
 // large, else groups of this many register tiles, or a few more. Packed, the last tile is as high as the
 // others.
 inline constexpr int64_t gemm_group_panels = 8, gemm_group_floats = 32 * gemm_most_rows * gemm_packed_k,
-                         gemm_packed_a_floats = gemm_group_floats + gemm_most_rows * gemm_packed_k;
-__attribute__((always_inline)) constexpr bool gemm_one_group(int64_t rows, int64_t block_k) {
-  return rows * block_k <= gemm_group_floats;
+                         gemm_packed_a_floats = gemm_group_floats + gemm_most_rows * gemm_most_packed_k;
+__attribute__((always_inline)) constexpr bool gemm_one_group(int64_t rows, int64_t block_floats) {
+  return rows * block_floats <= gemm_group_floats;
 }
 
 // Inlined everywhere, so that no instruction set's copy is another's.
@@ -64,11 +67,12 @@ __attribute__((always_inline)) constexpr int64_t ceil_div(int64_t a, int64_t b) 
 __attribute__((always_inline)) constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 __attribute__((always_inline)) constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// The summed dimension is cut into equal blocks of at most most_k, whole cache lines of rows of floats: a
-// function of its length and of the kernel alone, because it decides in which order products are added.
-__attribute__((always_inline)) constexpr int64_t gemm_block_k(int64_t k, int64_t most_k) {
-  const int64_t blocks = ceil_div(k, most_k);
-  return blocks > 0 ? ceil_div(ceil_div(k, blocks), 16) * 16 : 16;
+// The summed dimension is cut into equal blocks, as many as make them nearest to usual_k, at most half as long
+// again; whole cache lines of rows of floats: a function of its length and of the kernel alone, because it
+// decides in which order products are added.
+__attribute__((always_inline)) constexpr int64_t gemm_block_k(int64_t k, int64_t usual_k) {
+  const int64_t blocks = larger(1, ceil_div(2 * k - usual_k, 2 * usual_k));
+  return larger(1, ceil_div(ceil_div(k, blocks), 16)) * 16;
 }
 
 // C[rows, cols] = A[rows, k] · B[cols, k]ᵀ for at most few_rows rows of A, reading B once and as it lies. B

@@ -33,7 +33,8 @@ struct Gemm {
   static_assert(Panels::per_word == PanelsOfB::per_word && Panels::word_floats == PanelsOfB::word_floats);
   // Packed rows of A and a panel of B for them fit into the nearest cache together. For lines of A it is the
   // same: whether they are packed depends on the machine's cache, in which order products are added may not.
-  static constexpr int64_t most_k = reads == Reads::rows ? Isa::rows_k : gemm_packed_k;
+  static constexpr int64_t usual_k =
+      reads == Reads::rows ? Isa::rows_k : gemm_packed_k * packed_elements<Panels>;
 
   // For a block of the summed dimension at a time. B is packed, to stay in the second-level cache while
   // groups of rows of A pass by it; few rows are one group, which stays there while panels of B pass by it.
@@ -43,7 +44,9 @@ struct Gemm {
       for (int64_t group = 0; group < work.groups; ++group) multiply_group(t, work, p, group);
   }
 
-  static constexpr GemmKernel kernel() { return {run, reads == Reads::packed, Isa::gemm_rows, cols, most_k}; }
+  static constexpr GemmKernel kernel() {
+    return {run, reads == Reads::packed, Isa::gemm_rows, cols, usual_k, packed_elements<Panels>};
+  }
 
  private:
   // Whole plain panels of what lies in lines, and those of a weight that lies in panels, are made by the
@@ -60,16 +63,16 @@ struct Gemm {
         : rows(t.rows),
           height(ceil_div(rows, ceil_div(rows, Isa::gemm_rows))),
           tiles(ceil_div(rows, height)),
-          block_k(gemm_block_k(t.k, most_k)),
-          groups(gemm_one_group(rows, block_k) ? 1 : larger(1, tiles / gemm_group_panels)),
+          block_k(gemm_block_k(t.k, usual_k)),
+          groups(gemm_one_group(rows, block_k / packed_elements<Panels>) ? 1 : larger(1, tiles / gemm_group_panels)),
           a(t.scratch),
           b(t.scratch + gemm_packed_a_floats) {}
     // Where a group begins; that of `groups` is the end.
     int64_t row(int64_t group) const { return smaller(rows, group * tiles / groups * height); }
   };
 
-  // What tiles ask for before it is used, and perhaps a little beyond: pieces as wide as a tile, one every
-  // tile_unroll words. `down` of them, `step` apart, are followed by as many from `across` on, and so on.
+  // What tiles ask for before it is used, and perhaps a little beyond: pieces as wide as a tile,
+  // packed_elements every tile_unroll words. `down` of them, `step` apart, are followed by as many from `across` on, and so on.
   struct Ahead {
     const float* data = nullptr;
     int64_t down = 0, step = 0, pieces = 0, across = 0;
@@ -87,7 +90,7 @@ struct Gemm {
 
     // Makes the tile-th of tiles over so many words ask for its share; false if all has been asked for.
     bool set(int64_t tile, int64_t words, TileFactors& f) const {
-      const int64_t piece = tile * (words / tile_unroll);
+      const int64_t piece = tile * (words / tile_unroll) * packed_elements<Panels>;
       if (piece >= pieces) return false;
       f.ahead = data + piece / down * across + piece % down * step;
       f.ahead_step = step;
@@ -213,7 +216,7 @@ struct OneRow {
   }
 
   // Nothing is packed: any width will do.
-  static constexpr GemmKernel kernel() { return {run, false, 1, floats_per_line, 2}; }
+  static constexpr GemmKernel kernel() { return {run, false, 1, floats_per_line, 2, 1}; }
 
  private:
   // Begins with what C has to begin with, and ends with the residual.

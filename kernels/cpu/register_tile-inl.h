@@ -27,6 +27,10 @@ struct F32Panels {
   static GLADIUS_INLINE V multiply_add(V a, V b, V sum) { return accumulate<Isa>(a, b, sum); }
 };
 
+// How many elements are packed in a float.
+template <class Panels>
+inline constexpr int64_t packed_elements = Panels::per_word / Panels::word_floats;
+
 // What happens to a register tile's sums: C is added to rather than overwritten; residual (stride as C) is
 // added when not null.
 struct TileStore {
@@ -67,8 +71,9 @@ struct TileFactors {
   int64_t last_words = 0;
   const float* last_b = nullptr;
   int64_t last_step = 0;
-  // What will be needed later: a piece as wide as the tile is asked for every tile_unroll words, ahead_step
-  // from one to the next; after ahead_left of them it is ahead_across on from the one ahead_down before.
+  // What will be needed later: packed_elements pieces as wide as the tile are asked for every tile_unroll
+  // words, ahead_step from one to the next; after ahead_left of them it is ahead_across on from the one
+  // ahead_down before.
   const float* ahead = nullptr;
   int64_t ahead_step = 0, ahead_left = 0, ahead_down = 0, ahead_across = 0;
 };
@@ -171,11 +176,13 @@ struct RegisterTile {
         fetch_line<true>(line);
         line += c_stride;
       }
-      fetch_line<false>(ahead);
-      ahead += f.ahead_step;
-      if (--ahead_left == 0) {
-        ahead += f.ahead_across - f.ahead_down * f.ahead_step;
-        ahead_left = f.ahead_down;
+      for (int piece = 0; piece < packed_elements<Panels>; ++piece) {
+        fetch_line<false>(ahead);
+        ahead += f.ahead_step;
+        if (--ahead_left == 0) {
+          ahead += f.ahead_across - f.ahead_down * f.ahead_step;
+          ahead_left = f.ahead_down;
+        }
       }
       walk.template multiply<tile_unroll>(sums);
     }
