@@ -107,22 +107,27 @@ struct Packing {
     }
   }
 
-  // All panels from lines that are contiguous along i.
+  // All panels from lines that are contiguous along i, line by line: lines far apart fall into few sets of the
+  // caches, which would not keep them from panel to panel.
   static void pack_lines(int64_t n, int64_t readable, int64_t k, const float* x, int64_t stride,
                          int64_t width, float* y) {
-    const int64_t vectors = ceil_div(width, side), line_floats = width * word_floats;
-    for (int64_t i = 0; i < n; i += width, y += floats(k) * width) {  // panel by panel: stores in sequence
-      // Whole vectors are stored where the panel's next line overwrites what is too much, and read where the
-      // next line follows: what a panel holds beyond n is never used.
-      const int64_t whole = smaller(width % side == 0 ? k / per_word : (k - 1) / per_word,
-                                    whole_lines(stride, width, readable - i, k) / per_word);
-      const float* from = x + i;
+    const int64_t vectors = ceil_div(width, side), panels = ceil_div(n, width);
+    const int64_t line_floats = width * word_floats, panel_floats = floats(k) * width;
+    // Whole vectors are stored where the panel's next line overwrites what is too much, and read where the
+    // next line follows: what a panel holds beyond n is never used.
+    const int64_t whole =
+        smaller(width % side == 0 ? k / per_word : (k - 1) / per_word,
+                whole_lines(stride, width, readable - (panels - 1) * width, k) / per_word);
+    for (int64_t line = 0; line < whole; ++line, x += per_word * stride, y += line_floats) {
+      const float* from = x;
       float* to = y;
-      for (int64_t line = 0; line < whole; ++line, from += per_word * stride, to += line_floats)
+      for (int64_t panel = 0; panel < panels; ++panel, from += width, to += panel_floats)
         for (int64_t v = 0; v < vectors; ++v) store<Isa>(to + v * w, Panels::across(from + v * side, stride));
-      for (int64_t p = whole * per_word; p < k; p += per_word, from += per_word * stride, to += line_floats)
-        pack_line_exactly(smaller(n - i, width), smaller(k - p, per_word), from, stride, width, to);
     }
+    for (int64_t p = whole * per_word; p < k; p += per_word, x += per_word * stride, y += line_floats)
+      for (int64_t panel = 0; panel < panels; ++panel)
+        pack_line_exactly(smaller(n - panel * width, width), smaller(k - p, per_word), x + panel * width,
+                          stride, width, y + panel * panel_floats);
   }
 
   // Line of a panel from `count` values of `lines` lines, with zeros in place of what is missing.
