@@ -23,9 +23,11 @@ struct Rectangle {
 
 // The rectangles that take the least time by a simple model: multiplications plus packing, or reading A from
 // beyond the second-level cache, which cost as much as multiplying by a few rows or columns more, as does a
-// last register tile that is narrower than the others.
-Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, int64_t room, int threads) {
-  const double read_a = kernel.packs_a ? 12 : 6, pack_b = 12, narrow_tile = 8;
+// last register tile that is narrower than the others. Rows far apart, each in pages of its own, cost most.
+Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, const GemmOperand& A, int64_t room,
+                         int threads) {
+  const bool far_apart = A.k_contiguous && A.stride > gemm_rows_stride;
+  const double read_a = !kernel.packs_a ? 6 : far_apart ? 40 : 12, pack_b = 12, narrow_tile = 8;
   const int64_t block_floats = gemm_block_k(d.K, kernel.usual_k) / kernel.packed_elements;
   const int64_t cols_with_room = std::max<int64_t>(1, room / block_floats / kernel.cols) * kernel.cols;
   Rectangle best{};
@@ -72,7 +74,7 @@ void CpuBackend::gemm(const GemmKernel& kernel, MatmulDims d, const GemmOperand&
                       float* C, Epilogue e) {
   if (d.M == 0 || d.N == 0) return;
   const int threads = worthwhile_threads(d, threads_);
-  const auto [rows, cols] = best_rectangle(d, kernel, packed_b_floats_, threads);
+  const auto [rows, cols] = best_rectangle(d, kernel, A, packed_b_floats_, threads);
   const int64_t across = ceil_div(d.N, cols), tasks = across * ceil_div(d.M, rows);
   const auto rectangle = [&](int64_t task, int worker) -> GemmTask {
     const int64_t i = task / across * rows, j = task % across * cols;
