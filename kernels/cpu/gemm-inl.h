@@ -64,7 +64,9 @@ struct Gemm {
           height(ceil_div(rows, ceil_div(rows, Isa::gemm_rows))),
           tiles(ceil_div(rows, height)),
           block_k(gemm_block_k(t.k, usual_k)),
-          groups(gemm_one_group(rows, block_k / packed_elements<Panels>) ? 1 : larger(1, tiles / gemm_group_panels)),
+          groups(gemm_one_group(rows, block_k / packed_elements<Panels>)
+                     ? 1
+                     : larger(1, tiles / gemm_group_panels)),
           a(t.scratch),
           b(t.scratch + gemm_packed_a_floats) {}
     // Where a group begins; that of `groups` is the end.
@@ -72,7 +74,8 @@ struct Gemm {
   };
 
   // What tiles ask for before it is used, and perhaps a little beyond: pieces as wide as a tile,
-  // packed_elements every tile_unroll words. `down` of them, `step` apart, are followed by as many from `across` on, and so on.
+  // packed_elements every tile_unroll words. `down` of them, `step` apart, are followed by as many from
+  // `across` on, and so on.
   struct Ahead {
     const float* data = nullptr;
     int64_t down = 0, step = 0, pieces = 0, across = 0;

@@ -107,17 +107,16 @@ struct Packing {
     }
   }
 
-  // All panels from lines that are contiguous along i, line by line: lines far apart fall into few sets of the
-  // caches, which would not keep them from panel to panel.
+  // All panels from lines that are contiguous along i, line by line: lines far apart fall into few sets of
+  // the caches, which would not keep them from panel to panel.
   static void pack_lines(int64_t n, int64_t readable, int64_t k, const float* x, int64_t stride,
                          int64_t width, float* y) {
     const int64_t vectors = ceil_div(width, side), panels = ceil_div(n, width);
     const int64_t line_floats = width * word_floats, panel_floats = floats(k) * width;
     // Whole vectors are stored where the panel's next line overwrites what is too much, and read where the
     // next line follows: what a panel holds beyond n is never used.
-    const int64_t whole =
-        smaller(width % side == 0 ? k / per_word : (k - 1) / per_word,
-                whole_lines(stride, width, readable - (panels - 1) * width, k) / per_word);
+    const int64_t whole = smaller(width % side == 0 ? k / per_word : (k - 1) / per_word,
+                                  whole_lines(stride, width, readable - (panels - 1) * width, k) / per_word);
     for (int64_t line = 0; line < whole; ++line, x += per_word * stride, y += line_floats) {
       const float* from = x;
       float* to = y;
