@@ -104,7 +104,7 @@ TEST_CASE("matrix products of few rows: every number of them") {
 TEST_CASE("matrix products: around the borders of blocks") {
   for_each_gemm([](Backend& backend) {
     Random random(3);
-    for (const int64_t K : {255, 256, 257, 383, 384, 385, 511, 513, 767, 769, 1025})
+    for (const int64_t K : {255, 256, 257, 383, 384, 385, 511, 513, 575, 577, 641, 767, 769, 1025, 1153})
       for (const Form form : forms)
         for (const Precision precision : precisions)
           for (const int64_t N : {33, 45})
@@ -120,6 +120,9 @@ TEST_CASE("matrix products: around the borders of blocks") {
       check_matmul(backend, {{M, 33, 256, Precision::bf16}, Form::nn, true, true, 1}, random);
       if (!small_tests()) check_matmul(backend, {{M, 33, 8448}, Form::nt, true, true, 1}, random);
     }
+    for (const int64_t K : {384, 768})  // the longest blocks, of F32 and of pairs
+      for (const int64_t M : {337, 341, 342})
+        check_matmul(backend, {{M, 33, K, Precision::bf16}, Form::nn, true, true, 1}, random);
     // Several groups of rows and panels; below, several blocks of the summed dimension, too.
     for (const Form form : forms) check_matmul(backend, {{530, 50, 20}, form, true, true, 2}, random);
     for (const Form form : forms) check_matmul(backend, {{300, 20, 800}, form, true, true, 2}, random);
@@ -146,6 +149,7 @@ TEST_CASE("matrix products of nothing") {
     Random random(4);
     for (const Form form : forms) {
       check_matmul(backend, {{3, 5, 0}, form, false, false, 0}, random);
+      check_matmul(backend, {{5, 19, 0, Precision::bf16}, form, true, true, 0}, random);
       check_matmul(backend, {{20, 5, 0}, form, true, true, 0}, random);
       check_matmul(backend, {{20, 45, 0}, form, true, true, 0}, random);
       check_matmul(backend, {{0, 5, 7}, form, false, false, 0}, random);

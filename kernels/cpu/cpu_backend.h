@@ -42,7 +42,7 @@ class Scratch {
 
 class CpuBackend : public Backend {
  public:
-  // threads below 1 count as 1. Allocates all the memory that it will ever use, 11.5 MiB and up to 2.1 MiB
+  // threads below 1 count as 1. Allocates all the memory that it will ever use, 11.5 MiB and up to 2.5 MiB
   // a thread, each part in whole huge pages, but for attention with heads wider than attention_max_width.
   CpuBackend(int threads, const Isa& isa);
 

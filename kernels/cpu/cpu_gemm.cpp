@@ -63,8 +63,8 @@ Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, const GemmOpera
 const GemmKernel& CpuBackend::gemm_kernel(MatmulDims d, const GemmOperand& A, const GemmOperand& B) const {
   if (d.precision == Precision::bf16) return f_.gemm_bf16;
   if (!A.k_contiguous) {  // read where it lies if the lines of a block stay in the cache
-    const int64_t lines = gemm_block_k(d.K, f_.gemm_lines.usual_k),
-                  stride = A.stride * int64_t{sizeof(float)};
+    const int64_t lines = gemm_block_k(d.K, f_.gemm_lines.usual_k);
+    const int64_t stride = A.stride * int64_t{sizeof(float)};
     return cache_.holds(lines, stride) ? f_.gemm_lines : f_.gemm;
   }
   if (d.M == 1 && !B.k_contiguous) return f_.gemm_one_row;

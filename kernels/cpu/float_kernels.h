@@ -34,8 +34,8 @@ struct GemmTask {
   int64_t c_stride;       // of c and of residual
   bool add;               // C is added to rather than overwritten
   const float* residual;  // added when not null
-  // gemm_packed_a_floats, and `cols` in whole register tiles × gemm_block_k; one such tile where all rows are
-  // one group.
+  // gemm_packed_a_floats, and `cols` in whole register tiles × a block's packed floats; one such tile where
+  // all rows are one group.
   float* scratch;
   const GemmTask* next = nullptr;  // what the same thread will probably do next
 };
@@ -49,8 +49,7 @@ struct GemmKernel {
   int64_t packed_elements;  // in a float
 };
 
-// Floats along the summed dimension that kernels usually have at a time which pack A, or read lines of it;
-// and at most (gemm_block_k).
+// Floats of a row in a block, usually and at most (gemm_block_k), of kernels that pack A or read lines of it.
 inline constexpr int64_t gemm_packed_k = 256, gemm_most_packed_k = gemm_packed_k / 2 * 3;
 inline constexpr int64_t gemm_most_rows = 16;  // of any instruction set's register tile
 // Rows of A that are multiplied by all panels of B in turn: all of them where a block of them is at most so
@@ -67,9 +66,9 @@ __attribute__((always_inline)) constexpr int64_t ceil_div(int64_t a, int64_t b) 
 __attribute__((always_inline)) constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 __attribute__((always_inline)) constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// The summed dimension is cut into equal blocks, as many as make them nearest to usual_k, at most half as
-// long again; whole cache lines of rows of floats: a function of its length and of the kernel alone, because
-// it decides in which order products are added.
+// The summed dimension is cut into k / usual_k blocks, rounded (a half down): none is longer than half as
+// long again. Whole cache lines of rows of floats, but for a shorter last one. A function of k and of the
+// kernel alone, because it decides in which order products are added.
 __attribute__((always_inline)) constexpr int64_t gemm_block_k(int64_t k, int64_t usual_k) {
   const int64_t blocks = larger(1, ceil_div(2 * k - usual_k, 2 * usual_k));
   return larger(1, ceil_div(ceil_div(k, blocks), 16)) * 16;

@@ -27,12 +27,16 @@ struct Gemm {
   static_assert(Isa::gemm_rows <= gemm_most_rows && Panels::word_floats <= Panels::per_word);
   static_assert(reads == Reads::packed || Panels::plain);
   static_assert(Isa::gemm_vectors <= most_tile_vectors);
+  static_assert(packed_elements<Panels> == packed_elements<typename Panels::Words>);
   static constexpr int64_t cols = Isa::gemm_vectors * lanes<Isa>;
   using Pack = Packing<Isa, Panels>;
   using PackB = Packing<Isa, PanelsOfB>;
+  // Of several tiles none is lower than half a vector, as pack_lines needs.
+  static_assert(reads != Reads::packed || 2 * (Isa::gemm_rows / 2 + 1) >= Pack::side);
   static_assert(Panels::per_word == PanelsOfB::per_word && Panels::word_floats == PanelsOfB::word_floats);
-  // Packed rows of A and a panel of B for them fit into the nearest cache together. For lines of A it is the
-  // same: whether they are packed depends on the machine's cache, in which order products are added may not.
+  // Packed rows of A and a panel of B for them nearly fit into the nearest cache together. For lines of A it
+  // is the same: whether they are packed depends on the machine's cache, in which order products are added
+  // may not.
   static constexpr int64_t usual_k =
       reads == Reads::rows ? Isa::rows_k : gemm_packed_k * packed_elements<Panels>;
 

@@ -107,26 +107,33 @@ struct Packing {
     }
   }
 
-  // All panels from lines that are contiguous along i, line by line: lines far apart fall into few sets of
-  // the caches, which would not keep them from panel to panel.
+  // All panels from lines that are contiguous along i, a few lines at a time: lines far apart fall into few
+  // sets of the caches, which would not keep more from panel to panel.
   static void pack_lines(int64_t n, int64_t readable, int64_t k, const float* x, int64_t stride,
                          int64_t width, float* y) {
     const int64_t vectors = ceil_div(width, side), panels = ceil_div(n, width);
     const int64_t line_floats = width * word_floats, panel_floats = floats(k) * width;
-    // Whole vectors are stored where the panel's next line overwrites what is too much, and read where the
-    // next line follows: what a panel holds beyond n is never used.
-    const int64_t whole = smaller(width % side == 0 ? k / per_word : (k - 1) / per_word,
-                                  whole_lines(stride, width, readable - (panels - 1) * width, k) / per_word);
-    for (int64_t line = 0; line < whole; ++line, x += per_word * stride, y += line_floats) {
-      const float* from = x;
-      float* to = y;
-      for (int64_t panel = 0; panel < panels; ++panel, from += width, to += panel_floats)
-        for (int64_t v = 0; v < vectors; ++v) store<Isa>(to + v * w, Panels::across(from + v * side, stride));
+    // Whole vectors are stored where the panel's next line overwrites what is too much (less than a line),
+    // and read where the next line follows: what a panel holds beyond n is never used.
+    const int64_t stored = width % side == 0 ? k / per_word : (larger(k, 1) - 1) / per_word;
+    const int64_t read = whole_lines(stride, width, readable - (panels - 1) * width, k) / per_word;
+    const int64_t whole = smaller(stored, read);
+    constexpr int64_t at_once = 8;
+    for (int64_t begin = 0; begin < whole; begin += at_once) {
+      const int64_t end = smaller(begin + at_once, whole);
+      for (int64_t panel = 0; panel < panels; ++panel) {
+        const float* from = x + begin * per_word * stride + panel * width;
+        float* to = y + begin * line_floats + panel * panel_floats;
+        for (int64_t line = begin; line < end; ++line, from += per_word * stride, to += line_floats)
+          for (int64_t v = 0; v < vectors; ++v)
+            store<Isa>(to + v * w, Panels::across(from + v * side, stride));
+      }
     }
-    for (int64_t p = whole * per_word; p < k; p += per_word, x += per_word * stride, y += line_floats)
+    for (int64_t line = whole; line * per_word < k; ++line)
       for (int64_t panel = 0; panel < panels; ++panel)
-        pack_line_exactly(smaller(n - panel * width, width), smaller(k - p, per_word), x + panel * width,
-                          stride, width, y + panel * panel_floats);
+        pack_line_exactly(smaller(n - panel * width, width), smaller(k - line * per_word, per_word),
+                          x + line * per_word * stride + panel * width, stride, width,
+                          y + line * line_floats + panel * panel_floats);
   }
 
   // Line of a panel from `count` values of `lines` lines, with zeros in place of what is missing.

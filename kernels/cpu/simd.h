@@ -8,7 +8,7 @@
 //   static constexpr int gemm_vectors;     its width in vectors
 //   static constexpr int in_place_rows;    the same for rows that are read where they lie: fewer rows
 //   static constexpr int in_place_vectors; for more columns may be better
-//   static constexpr int rows_k;           and how many of their elements are multiplied at a time
+//   static constexpr int rows_k;           and how many of their elements a block usually has
 //   static Batch fma(Batch x, Batch y, Batch z);   x * y + z, fused where the CPU can
 // and, where the CPU has instructions for them,
 //   static Batch accumulate(Batch x, Batch y, Batch sum);   as the function below
