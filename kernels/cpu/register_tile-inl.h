@@ -214,14 +214,17 @@ struct RegisterTile {
     }
   }
 
+  // The last element, too: what is not aligned ends in a cache line more.
   template <bool Write>
   static GLADIUS_INLINE void fetch_line(const float* x) {
+    constexpr int n = Vectors * static_cast<int>(lanes<Isa>);
 #pragma GCC unroll 8
-    for (int j = 0; j < Vectors * lanes<Isa>; j += floats_per_line) {
+    for (int j = 0; j < n + floats_per_line; j += floats_per_line) {
+      const float* const at = x + (j < n ? j : n - 1);
       if (Write)
-        __builtin_prefetch(x + j, 1);
+        __builtin_prefetch(at, 1);
       else
-        __builtin_prefetch(x + j, 0, 2);
+        __builtin_prefetch(at, 0, 2);
     }
   }
 };
