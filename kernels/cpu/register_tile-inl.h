@@ -214,18 +214,17 @@ struct RegisterTile {
     }
   }
 
-  // The last element, too: what is not aligned ends in a cache line more.
+  // What is not aligned may end in a cache line more: the last element, too, but for tiles that read rows of
+  // A in place, which it would make slower where all is aligned.
   template <bool Write>
   static GLADIUS_INLINE void fetch_line(const float* x) {
     constexpr int n = Vectors * static_cast<int>(lanes<Isa>);
+    const auto fetch = [](const float* at) __attribute__((always_inline)) {
+      Write ? __builtin_prefetch(at, 1) : __builtin_prefetch(at, 0, 2);
+    };
 #pragma GCC unroll 8
-    for (int j = 0; j < n + floats_per_line; j += floats_per_line) {
-      const float* const at = x + (j < n ? j : n - 1);
-      if (Write)
-        __builtin_prefetch(at, 1);
-      else
-        __builtin_prefetch(at, 0, 2);
-    }
+    for (int j = 0; j < n; j += floats_per_line) fetch(x + j);
+    if constexpr (!Strided) fetch(x + n - 1);
   }
 };
 
