@@ -16,6 +16,9 @@ int worthwhile_threads(MatmulDims d, int threads) {
   return d.M * d.N * d.K < gemm_serial_below && d.N * d.K < gemm_serial_below_b ? 1 : threads;
 }
 
+// Rows that are packed rather than read where they lie: each is in pages of its own.
+bool far_apart(const GemmOperand& A) { return A.k_contiguous && A.stride > gemm_rows_stride; }
+
 // Rows and columns of a rectangle.
 struct Rectangle {
   int64_t rows, cols;
@@ -23,11 +26,10 @@ struct Rectangle {
 
 // The rectangles that take the least time by a simple model: multiplications plus packing, or reading A from
 // beyond the second-level cache, which cost as much as multiplying by a few rows or columns more, as does a
-// last register tile that is narrower than the others. Rows far apart, each in pages of its own, cost most.
+// last register tile that is narrower than the others. Rows far apart cost most.
 Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, const GemmOperand& A, int64_t room,
                          int threads) {
-  const bool far_apart = A.k_contiguous && A.stride > gemm_rows_stride;
-  const double read_a = !kernel.packs_a ? 6 : far_apart ? 40 : 12, pack_b = 12, narrow_tile = 8;
+  const double read_a = !kernel.packs_a ? 6 : far_apart(A) ? 40 : 12, pack_b = 12, narrow_tile = 8;
   const int64_t block_floats = gemm_block_k(d.K, kernel.usual_k) / kernel.packed_elements;
   const int64_t cols_with_room = std::max<int64_t>(1, room / block_floats / kernel.cols) * kernel.cols;
   Rectangle best{};
@@ -68,7 +70,7 @@ const GemmKernel& CpuBackend::gemm_kernel(MatmulDims d, const GemmOperand& A, co
     return cache_.holds(lines, stride) ? f_.gemm_lines : f_.gemm;
   }
   if (d.M == 1 && !B.k_contiguous) return f_.gemm_one_row;
-  return A.stride <= gemm_rows_stride ? f_.gemm_rows : f_.gemm;
+  return far_apart(A) ? f_.gemm : f_.gemm_rows;
 }
 
 void CpuBackend::gemm(const GemmKernel& kernel, MatmulDims d, const GemmOperand& A, const GemmOperand& B,
@@ -147,8 +149,7 @@ void CpuBackend::plain_products(MatmulDims d, const float* A, std::span<const We
     return {static_cast<const float*>(W.data), bytes / int64_t{sizeof(float)}, true, W.panels};
   };
   // F16 is multiplied as F32, but there is no kernel for it that packs A: rows far apart are copied.
-  if (type == DType::F32 || (type == DType::F16 && d.K <= gemm_rows_stride)) {
-    const GemmOperand rows{A, d.K, true};
+  if (const GemmOperand rows{A, d.K, true}; type == DType::F32 || (type == DType::F16 && !far_apart(rows))) {
     for (const WeightProduct& p : products) {
       const GemmOperand W = operand(p.W);
       const MatmulDims dims{d.M, p.N, d.K};
