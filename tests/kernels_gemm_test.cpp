@@ -126,6 +126,10 @@ TEST_CASE("matrix products: around the borders of blocks") {
     // Several groups of rows and panels; below, several blocks of the summed dimension, too.
     for (const Form form : forms) check_matmul(backend, {{530, 50, 20}, form, true, true, 2}, random);
     for (const Form form : forms) check_matmul(backend, {{300, 20, 800}, form, true, true, 2}, random);
+    // The last few columns of a panel, and as many as there are rows of A in a vector.
+    for (const int64_t N : {1, 33, 36, 40, 41, 66})
+      check_matmul(backend, {{85, N, 300 + N}, Form::tn, N % 2 == 0, N % 3 == 0, 1}, random);
+    check_matmul(backend, {{530, 34, 600}, Form::tn, true, true, 2}, random);
     for (const Form form : {Form::nn, Form::tn})  // one row: lines cut into rectangles
       check_matmul(backend, {{1, 2500, 300}, form, true, true, 1}, random);
     if (small_tests()) return;

@@ -58,6 +58,10 @@ struct Gemm {
   static constexpr bool copies = PanelsOfB::plain;
   static constexpr bool copies_weight = reads == Reads::rows && requires { typename PanelsOfB::Line; };
 
+  // Where both factors lie in lines, each can be the one that vectors are read of.
+  static constexpr bool both_in_lines = reads == Reads::lines && PanelsOfB::plain;
+  static constexpr int64_t narrow_cols = lanes<Isa> / 2;
+
   // How a task's rows are cut, into register tiles of equal height rather than full ones and a rest, and
   // these into groups that pass by all panels of B in turn.
   struct Work {
@@ -137,7 +141,36 @@ struct Gemm {
     const int64_t k = smaller(work.block_k, t.k - p), i0 = work.row(group), rows = work.row(group + 1) - i0;
     if (reads == Reads::packed) Pack::pack(t.a.from(i0, p), rows, t.rows - i0, k, work.height, work.a);
     int64_t asking_for_a = 0;  // tiles so far
-    for (int64_t j = 0; j < t.cols; j += cols) multiply_panel(t, work, {p, group, j}, asking_for_a);
+    for (int64_t j = 0; j < t.cols; j += cols) {
+      if (both_in_lines && !t.b.k_contiguous && t.cols - j <= narrow_cols)
+        multiply_narrow(t, work, {p, group, j});
+      else
+        multiply_panel(t, work, {p, group, j}, asking_for_a);
+    }
+  }
+
+  // The group's rows by the last few columns: their transpose, by tiles of few rows, since a tile of few
+  // columns takes as long as one of a whole vector of them. Sums are the same.
+  static void multiply_narrow(const GemmTask& t, const Work& work, Place at) {
+    const int64_t k = smaller(work.block_k, t.k - at.p), end = work.row(at.group + 1), n = t.cols - at.j;
+    const GemmOperand b = t.b.from(at.j, at.p);
+    const TileStore to{at.p > 0 || t.add, at.p + k >= t.k ? t.residual : nullptr};
+    float* const rest = work.b + (work.groups == 1 ? 0 : at.j * k);
+    for (int64_t i = work.row(at.group); i < end; i += cols) {
+      const GemmOperand a = t.a.from(i, at.p);
+      const int64_t rows = smaller(cols, end - i), whole = Pack::whole_lines(a.stride, rows, t.rows - i, k);
+      if (whole < k) Pack::pack(a.from(0, whole), rows, t.rows - i, k - whole, cols, rest);
+      TileFactors f{.k = k, .a = b.data, .a_row = 1, .a_step = b.stride, .b = a.data, .b_step = a.stride};
+      f.last_words = k - whole, f.last_b = rest, f.last_step = cols;
+      float sums[narrow_cols * cols];
+      const auto each = [&](auto act) {
+        for (int64_t r = 0, c = i * t.c_stride + at.j; r < rows; ++r, c += t.c_stride)
+          for (int64_t j = 0; j < n; ++j) act(c + j, sums[j * cols + r]);
+      };
+      if (to.add) each([&](int64_t c, float& sum) { sum = t.c[c]; });
+      multiply_tile<Isa, typename Panels::Words, false>(n, rows, f, sums, cols, {to.add, nullptr});
+      each([&](int64_t c, float sum) { t.c[c] = to.residual ? sum + to.residual[c] : sum; });
+    }
   }
 
   // The group's rows by one panel of B, which is packed just before its first use or by the first tile.
