@@ -45,8 +45,10 @@ struct Packing {
     return beyond > 0 ? k - smaller(k, ceil_div(beyond, stride)) : k;
   }
 
-  // One panel from rows that are contiguous along k: squares of vectors are transposed in registers.
+  // One panel from rows that are contiguous along k: squares of vectors are transposed in registers, those
+  // three on are asked for.
   static void pack_rows(int64_t count, int64_t k, const float* x, int64_t stride, int64_t width, float* y) {
+    constexpr int64_t step = side * per_word / Panels::per_float;
     const float* end = y + floats(k) * width;
     for (int64_t p = 0; p < k; p += side * per_word, y += w * width) {
       const int64_t rest = k - p;
@@ -55,6 +57,8 @@ struct Packing {
 #pragma GCC unroll 16
         for (int64_t i = 0; i < side; ++i) {
           const float* row = x + (i0 + i) * stride + p / Panels::per_float;
+          for (int64_t line = 0; line < step; line += floats_per_line)
+            __builtin_prefetch(row + 3 * step + line);
           square[i] = RawVector<w>{};
           if (i0 + i < count)
             to_raw(rest >= side * per_word ? Panels::along(row) : along_first(row, rest), square[i]);

@@ -115,6 +115,10 @@ struct TileWalk {
 #pragma GCC unroll 8
       for (int j = 0; j < Vectors; ++j) columns[j] = column(j, word);
       if constexpr (Source::copies) {
+        if constexpr (!Source::weight) {  // a weight's lines are one stream
+#pragma GCC unroll 8
+          for (int j = 0; j < Vectors; ++j) __builtin_prefetch(b + j * lanes<Isa> + tile_unroll * b_step);
+        }
 #pragma GCC unroll 8
         for (int j = 0; j < Vectors; ++j, copy += lanes<Isa>) store<Isa>(copy, columns[j]);
       }
