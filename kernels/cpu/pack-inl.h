@@ -57,11 +57,12 @@ struct Packing {
 #pragma GCC unroll 16
         for (int64_t i = 0; i < side; ++i) {
           const float* row = x + (i0 + i) * stride + p / Panels::per_float;
-          for (int64_t line = 0; line < step; line += floats_per_line)
-            __builtin_prefetch(row + 3 * step + line);
           square[i] = RawVector<w>{};
-          if (i0 + i < count)
+          if (i0 + i < count) {
+            for (int64_t line = 0; line < step; line += floats_per_line)
+              __builtin_prefetch(row + 3 * step + line);
             to_raw(rest >= side * per_word ? Panels::along(row) : along_first(row, rest), square[i]);
+          }
         }
         transpose<w, word_floats>(square);
         store_square(square, rest, width - i0, y + i0 * word_floats, width, end);
