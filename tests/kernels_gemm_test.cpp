@@ -126,10 +126,10 @@ TEST_CASE("matrix products: around the borders of blocks") {
     // Several groups of rows and panels; below, several blocks of the summed dimension, too.
     for (const Form form : forms) check_matmul(backend, {{530, 50, 20}, form, true, true, 2}, random);
     for (const Form form : forms) check_matmul(backend, {{300, 20, 800}, form, true, true, 2}, random);
-    // The last few columns of a panel, and as many as there are rows of A in a vector.
-    for (const int64_t N : {1, 33, 36, 40, 41, 66})
+    // Up to half a vector of columns after whole panels, or alone, and one more.
+    for (const int64_t N : {1, 33, 34, 35, 36, 37, 40, 41, 66})
       check_matmul(backend, {{85, N, 300 + N}, Form::tn, N % 2 == 0, N % 3 == 0, 1}, random);
-    check_matmul(backend, {{530, 34, 600}, Form::tn, true, true, 2}, random);
+    for (const int64_t N : {2, 34}) check_matmul(backend, {{530, N, 600}, Form::tn, true, true, 2}, random);
     for (const Form form : {Form::nn, Form::tn})  // one row: lines cut into rectangles
       check_matmul(backend, {{1, 2500, 300}, form, true, true, 1}, random);
     if (small_tests()) return;
@@ -178,6 +178,27 @@ TEST_CASE("a row's product does not depend on how many rows are multiplied with 
         CHECK(std::memcmp(one.data(), few.data() + m * N, N * sizeof(float)) == 0);
       }
       CHECK(std::memcmp(some.data(), many.data(), 11 * N * sizeof(float)) == 0);
+    }
+  });
+}
+
+TEST_CASE("a column's product does not depend on how many columns are multiplied with it") {
+  for_each_isa([](Backend& backend) {
+    Random random(6);
+    const int64_t M = 85, N = 48, K = 600;
+    const Array A(random, M * K), wide(random, K * N), C(random, M * N);
+    for (const int64_t few : {1, 2, 4, 8, 33, 34, 36, 40}) {
+      CAPTURE(few);
+      Array narrow(K * few), all(M * N), some(M * few);
+      for (int64_t p = 0; p < K; ++p) std::copy_n(wide.data() + p * N, few, narrow.data() + p * few);
+      for (int64_t m = 0; m < M; ++m) {
+        std::copy_n(C.data() + m * N, N, all.data() + m * N);
+        std::copy_n(C.data() + m * N, few, some.data() + m * few);
+      }
+      backend.matmul_tn({M, N, K}, A, wide, all, {.accumulate = true});
+      backend.matmul_tn({M, few, K}, A, narrow, some, {.accumulate = true});
+      for (int64_t m = 0; m < M; ++m)
+        CHECK(std::memcmp(some.data() + m * few, all.data() + m * N, few * sizeof(float)) == 0);
     }
   });
 }

@@ -58,9 +58,11 @@ struct Gemm {
   static constexpr bool copies = PanelsOfB::plain;
   static constexpr bool copies_weight = reads == Reads::rows && requires { typename PanelsOfB::Line; };
 
-  // Where both factors lie in lines, each can be the one that vectors are read of.
+  // Where both factors lie in lines, each can be the one that vectors are read of: A for so few columns that
+  // it certainly takes less time.
   static constexpr bool both_in_lines = reads == Reads::lines && PanelsOfB::plain;
   static constexpr int64_t narrow_cols = lanes<Isa> / 2;
+  static_assert(narrow_cols <= Isa::gemm_rows);
 
   // How a task's rows are cut, into register tiles of equal height rather than full ones and a rest, and
   // these into groups that pass by all panels of B in turn.
@@ -142,26 +144,31 @@ struct Gemm {
     if (reads == Reads::packed) Pack::pack(t.a.from(i0, p), rows, t.rows - i0, k, work.height, work.a);
     int64_t asking_for_a = 0;  // tiles so far
     for (int64_t j = 0; j < t.cols; j += cols) {
-      if (both_in_lines && !t.b.k_contiguous && t.cols - j <= narrow_cols)
-        multiply_narrow(t, work, {p, group, j});
-      else
-        multiply_panel(t, work, {p, group, j}, asking_for_a);
+      if constexpr (both_in_lines) {
+        if (!t.b.k_contiguous && t.cols - j <= narrow_cols) {
+          multiply_narrow(t, work, {p, group, j}, asking_for_a);
+          break;
+        }
+      }
+      multiply_panel(t, work, {p, group, j}, asking_for_a);
     }
   }
 
   // The group's rows by the last few columns: their transpose, by tiles of few rows, since a tile of few
   // columns takes as long as one of a whole vector of them. Sums are the same.
-  static void multiply_narrow(const GemmTask& t, const Work& work, Place at) {
+  static void multiply_narrow(const GemmTask& t, const Work& work, Place at, int64_t& asking_for_a) {
     const int64_t k = smaller(work.block_k, t.k - at.p), end = work.row(at.group + 1), n = t.cols - at.j;
     const GemmOperand b = t.b.from(at.j, at.p);
     const TileStore to{at.p > 0 || t.add, at.p + k >= t.k ? t.residual : nullptr};
-    float* const rest = work.b + (work.groups == 1 ? 0 : at.j * k);
-    for (int64_t i = work.row(at.group); i < end; i += cols) {
+    const Ahead a_ahead = next_a(t, work, at), b_ahead = next_b(t, work, at);
+    int64_t tile = 0;
+    for (int64_t i = work.row(at.group); i < end; i += cols, ++tile) {
       const GemmOperand a = t.a.from(i, at.p);
       const int64_t rows = smaller(cols, end - i), whole = Pack::whole_lines(a.stride, rows, t.rows - i, k);
-      if (whole < k) Pack::pack(a.from(0, whole), rows, t.rows - i, k - whole, cols, rest);
+      if (whole < k) Pack::pack(a.from(0, whole), rows, t.rows - i, k - whole, cols, work.a);
       TileFactors f{.k = k, .a = b.data, .a_row = 1, .a_step = b.stride, .b = a.data, .b_step = a.stride};
-      f.last_words = k - whole, f.last_b = rest, f.last_step = cols;
+      f.last_words = k - whole, f.last_b = work.a, f.last_step = cols;
+      if (!b_ahead.set(tile, k, f)) a_ahead.set(asking_for_a++, k, f);
       float sums[narrow_cols * cols];
       const auto each = [&](auto act) {
         for (int64_t r = 0, c = i * t.c_stride + at.j; r < rows; ++r, c += t.c_stride)

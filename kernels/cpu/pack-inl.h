@@ -45,10 +45,10 @@ struct Packing {
     return beyond > 0 ? k - smaller(k, ceil_div(beyond, stride)) : k;
   }
 
-  // One panel from rows that are contiguous along k: squares of vectors are transposed in registers, those
-  // three on are asked for.
+  // One panel from rows that are contiguous along k: squares of vectors are transposed in registers. What
+  // lies a few cache lines on is asked for, which may be beyond the rows' ends.
   static void pack_rows(int64_t count, int64_t k, const float* x, int64_t stride, int64_t width, float* y) {
-    constexpr int64_t step = side * per_word / Panels::per_float;
+    constexpr int64_t step = side * per_word / Panels::per_float, ahead = 3 * larger(step, floats_per_line);
     const float* end = y + floats(k) * width;
     for (int64_t p = 0; p < k; p += side * per_word, y += w * width) {
       const int64_t rest = k - p;
@@ -60,7 +60,7 @@ struct Packing {
           square[i] = RawVector<w>{};
           if (i0 + i < count) {
             for (int64_t line = 0; line < step; line += floats_per_line)
-              __builtin_prefetch(row + 3 * step + line);
+              __builtin_prefetch(row + ahead + line);
             to_raw(rest >= side * per_word ? Panels::along(row) : along_first(row, rest), square[i]);
           }
         }

@@ -117,7 +117,8 @@ struct TileWalk {
       if constexpr (Source::copies) {
         if constexpr (!Source::weight) {  // a weight's lines are one stream
 #pragma GCC unroll 8
-          for (int j = 0; j < Vectors; ++j) __builtin_prefetch(b + j * lanes<Isa> + tile_unroll * b_step);
+          for (int64_t j = 0; j < Vectors * lanes<Isa>; j += floats_per_line)
+            __builtin_prefetch(b + j + tile_unroll * b_step);
         }
 #pragma GCC unroll 8
         for (int j = 0; j < Vectors; ++j, copy += lanes<Isa>) store<Isa>(copy, columns[j]);
