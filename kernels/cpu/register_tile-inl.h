@@ -117,8 +117,10 @@ struct TileWalk {
       if constexpr (Source::copies) {
         if constexpr (!Source::weight) {  // a weight's lines are one stream
 #pragma GCC unroll 8
-          for (int64_t j = 0; j < Vectors * lanes<Isa>; j += floats_per_line)
+          for (int64_t j = 0; j < Vectors * lanes<Isa>; j += floats_per_line) {
             __builtin_prefetch(b + j + tile_unroll * b_step);
+            __builtin_prefetch(copy + j + tile_unroll * Vectors * lanes<Isa>, 1);
+          }
         }
 #pragma GCC unroll 8
         for (int j = 0; j < Vectors; ++j, copy += lanes<Isa>) store<Isa>(copy, columns[j]);
