@@ -133,8 +133,12 @@ struct Gemm {
     const bool more = at.j + cols < t.cols;
     if (at.group != (more ? 0 : work.groups - 1)) return {};
     const int64_t j = more ? at.j + cols : 0, p = more ? at.p : at.p + work.block_k;
-    if (p < t.k)
-      return Ahead::of(t.b.from(j, p / per), smaller(cols, t.cols - j), smaller(work.block_k, t.k - p) / per);
+    if (p < t.k) {
+      const bool lines = reads == Reads::rows && !t.b.k_contiguous && j > 0;
+      const int64_t from = j + (lines ? shared_with_last(t.b.stride) : 0);
+      return Ahead::of(t.b.from(from, p / per), smaller(cols, t.cols - j),
+                       smaller(work.block_k, t.k - p) / per);
+    }
     return t.next ? Ahead::of(t.next->b, smaller(cols, t.next->cols), smaller(work.block_k, t.k) / per)
                   : Ahead{};
   }

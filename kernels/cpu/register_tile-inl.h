@@ -80,6 +80,12 @@ struct TileFactors {
 
 inline constexpr int tile_unroll = 8;
 
+// Where lines are uneven, neighbouring tiles share a cache line of each, which came for the one before: what
+// a tile that does not ask for the last element (fetch_line) asks for begins so much later, to end with it.
+__attribute__((always_inline)) constexpr int64_t shared_with_last(int64_t stride) {
+  return stride % floats_per_line == 0 ? 0 : floats_per_line - 1;
+}
+
 // How a register tile walks the summed dimension. In a panel or a transpose the rows of A are neighbours
 // (a_row is 1 word); otherwise they are Strided, and their words neighbours (a_step is 1 word). Specialised
 // for panels whose multiply_add makes more of two vectors than products lane by lane.
@@ -172,10 +178,11 @@ struct RegisterTile {
 #pragma GCC unroll 8
       for (int j = 0; j < Vectors; ++j) sums[i][j] = V(0.0f);
     Walk walk(f);
-    const float *line = c, *ahead = f.ahead ? f.ahead : f.b;  // b: a line that is there anyway
+    const float* ahead = f.ahead ? f.ahead : f.b;  // b: a line that is there anyway
     // C's rows, too, come while others are multiplied, late enough to be still there when they are needed.
+    const float* line = c + (Strided ? shared_with_last(c_stride) : 0);
     const int64_t first_line = f.k - (R + 12) * tile_unroll;
-    const float* const end_line = c + R * c_stride;
+    const float* const end_line = line + R * c_stride;
     int64_t p = 0, ahead_left = f.ahead_left;
     const int64_t in_place = f.k - f.last_words;
     for (; p + tile_unroll <= in_place; p += tile_unroll) {
