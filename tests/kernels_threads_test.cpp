@@ -62,7 +62,7 @@ std::vector<Operation> matrix_operations(const Array& a, const Array& b) {
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_nt(d, A, B, C, {true, A}); });
   product("matmul_tn in bf16", {149, 170, 301, Precision::bf16},
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_tn(d, A, B, C, {}); });
-  // So few rows that threads share columns, the last of which make a narrow panel of one thread's.
+  // So few rows that two threads share columns: with AVX-512 the last ones are a narrow panel with one only.
   product("matmul_tn with a narrow panel", {4, 66, 2100},
           [=](Backend& x, MatmulDims d, float* C) { x.matmul_tn(d, A, B, C, {true, A}); });
   product("one row", {1, 1200, 180},

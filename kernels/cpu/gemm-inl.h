@@ -58,8 +58,8 @@ struct Gemm {
   static constexpr bool copies = PanelsOfB::plain;
   static constexpr bool copies_weight = reads == Reads::rows && requires { typename PanelsOfB::Line; };
 
-  // Where both factors lie in lines, each can be the one that vectors are read of: A for so few columns that
-  // it certainly takes less time.
+  // Where both factors lie in lines, each can be the one that vectors are read of: A for so few columns,
+  // which takes less time unless there are as few rows.
   static constexpr bool both_in_lines = reads == Reads::lines && PanelsOfB::plain;
   static constexpr int64_t narrow_cols = lanes<Isa> / 2;
   static_assert(narrow_cols <= Isa::gemm_rows);
