@@ -14,6 +14,10 @@ inline constexpr int64_t gemm_serial_below_b = 131072;  // if fewer elements of 
 // Rows of floats A lying farther apart are packed first.
 inline constexpr int64_t gemm_rows_stride = 8192;
 
+// Lines of A are packed first for register tiles of fewer rows: each of its cache lines would come several
+// times, for less than half of it.
+inline constexpr int64_t gemm_lines_rows = 8;
+
 // A core's own cache.
 struct SecondLevelCache {
   int64_t bytes, ways;

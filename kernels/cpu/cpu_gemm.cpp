@@ -64,7 +64,9 @@ Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, const GemmOpera
 
 const GemmKernel& CpuBackend::gemm_kernel(MatmulDims d, const GemmOperand& A, const GemmOperand& B) const {
   if (d.precision == Precision::bf16) return f_.gemm_bf16;
-  if (!A.k_contiguous) {  // read where it lies if the lines of a block stay in the cache
+  if (!A.k_contiguous) {
+    // Read where it lies if tiles are high enough and the lines of a block stay in the cache.
+    if (f_.gemm_lines.rows < gemm_lines_rows) return f_.gemm;
     const int64_t lines = gemm_block_k(d.K, f_.gemm_lines.usual_k);
     const int64_t stride = A.stride * int64_t{sizeof(float)};
     return cache_.holds(lines, stride) ? f_.gemm_lines : f_.gemm;

@@ -12,7 +12,7 @@ struct Avx2 {
   static constexpr int registers = 16;
   static constexpr int gemm_rows = 6, gemm_vectors = 2;  // 12 accumulators, 2 columns, 1 row of 16 registers
   static constexpr int in_place_rows = 6, in_place_vectors = 2;
-  static constexpr int rows_k = 384;
+  static constexpr int rows_k = 1024;
 
   static GLADIUS_INLINE Vec<Avx2> fma(Vec<Avx2> x, Vec<Avx2> y, Vec<Avx2> z) { return xsimd::fma(x, y, z); }
   static GLADIUS_INLINE Vec<Avx2> accumulate(Vec<Avx2> x, Vec<Avx2> y, Vec<Avx2> sum) {
