@@ -94,6 +94,10 @@ struct TileWalk {
   using V = Vec<Isa>;
   static constexpr int held = R;                           // rows of sums in registers
   static constexpr int bases = Strided ? (R + 2) / 3 : 1;  // row i is at a[i / 3], 0 to 2 rows on
+  // Lines of B are asked for into the nearest cache: those that lie apart, and a panel's of floats where they
+  // fill cache lines.
+  static constexpr bool asks_for_lines =
+      !Source::weight && (Source::copies || (Panels::plain && Vectors * lanes<Isa> >= floats_per_line));
 
   const float* a[bases];
   const float* b;
@@ -120,14 +124,14 @@ struct TileWalk {
       V columns[Vectors];
 #pragma GCC unroll 8
       for (int j = 0; j < Vectors; ++j) columns[j] = column(j, word);
-      if constexpr (Source::copies) {
-        if constexpr (!Source::weight) {  // a weight's lines are one stream
+      if constexpr (asks_for_lines) {
 #pragma GCC unroll 8
-          for (int64_t j = 0; j < Vectors * lanes<Isa>; j += floats_per_line) {
-            __builtin_prefetch(b + j + tile_unroll * b_step);
-            __builtin_prefetch(copy + j + tile_unroll * Vectors * lanes<Isa>, 1);
-          }
+        for (int64_t j = 0; j < Vectors * lanes<Isa>; j += floats_per_line) {
+          __builtin_prefetch(b + j + tile_unroll * (Source::copies ? b_step : Vectors * lanes<Isa>));
+          if constexpr (Source::copies) __builtin_prefetch(copy + j + tile_unroll * Vectors * lanes<Isa>, 1);
         }
+      }
+      if constexpr (Source::copies) {
 #pragma GCC unroll 8
         for (int j = 0; j < Vectors; ++j, copy += lanes<Isa>) store<Isa>(copy, columns[j]);
       }
