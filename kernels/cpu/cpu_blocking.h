@@ -14,9 +14,12 @@ inline constexpr int64_t gemm_serial_below_b = 131072;  // if fewer elements of 
 // Rows of floats A lying farther apart are packed first.
 inline constexpr int64_t gemm_rows_stride = 8192;
 
-// Lines of A are packed first for register tiles of fewer rows: each of its cache lines would come several
-// times, for less than half of it.
-inline constexpr int64_t gemm_lines_rows = 8;
+// So are lines of A that lie a page or more apart: a CPU's own asking ahead ends with the page.
+inline constexpr int64_t gemm_lines_stride = 1024;
+
+// Beside rows of A that are read in place, whose blocks are long, no more floats of B are packed at a time
+// than that, even if the second-level cache has room.
+inline constexpr int64_t gemm_rows_packed_b = 200 << 10;
 
 // A core's own cache.
 struct SecondLevelCache {

@@ -65,11 +65,10 @@ Rectangle best_rectangle(MatmulDims d, const GemmKernel& kernel, const GemmOpera
 const GemmKernel& CpuBackend::gemm_kernel(MatmulDims d, const GemmOperand& A, const GemmOperand& B) const {
   if (d.precision == Precision::bf16) return f_.gemm_bf16;
   if (!A.k_contiguous) {
-    // Read where it lies if tiles are high enough and the lines of a block stay in the cache.
-    if (f_.gemm_lines.rows < gemm_lines_rows) return f_.gemm;
+    // Read where it lies if the lines of a block stay in the cache, and come fast enough.
     const int64_t lines = gemm_block_k(d.K, f_.gemm_lines.usual_k);
     const int64_t stride = A.stride * int64_t{sizeof(float)};
-    return cache_.holds(lines, stride) ? f_.gemm_lines : f_.gemm;
+    return A.stride < gemm_lines_stride && cache_.holds(lines, stride) ? f_.gemm_lines : f_.gemm;
   }
   if (d.M == 1 && !B.k_contiguous) return f_.gemm_one_row;
   return far_apart(A) ? f_.gemm : f_.gemm_rows;
@@ -79,7 +78,9 @@ void CpuBackend::gemm(const GemmKernel& kernel, MatmulDims d, const GemmOperand&
                       float* C, Epilogue e) {
   if (d.M == 0 || d.N == 0) return;
   const int threads = worthwhile_threads(d, threads_);
-  const auto [rows, cols] = best_rectangle(d, kernel, A, packed_b_floats_, threads);
+  const bool rows_in_place = !kernel.packs_a && A.k_contiguous;
+  const int64_t room = rows_in_place ? std::min(packed_b_floats_, gemm_rows_packed_b) : packed_b_floats_;
+  const auto [rows, cols] = best_rectangle(d, kernel, A, room, threads);
   const int64_t across = ceil_div(d.N, cols), tasks = across * ceil_div(d.M, rows);
   const auto rectangle = [&](int64_t task, int worker) -> GemmTask {
     const int64_t i = task / across * rows, j = task % across * cols;

@@ -17,12 +17,20 @@ PeakKernel make_peak() {
   return {Peak<Isa, Panels>::flops_per_round, Peak<Isa, Panels>::multiply_adds};
 }
 
+// Lines of A are packed for tiles lower than half a cache line: each of these would come several times, for
+// less than half of it.
+template <class Isa>
+constexpr GemmKernel lines_kernel() {
+  constexpr Reads reads = 2 * Isa::gemm_rows >= floats_per_line ? Reads::lines : Reads::packed;
+  return Gemm<Isa, F32Panels<Isa>, reads>::kernel();
+}
+
 template <class Isa>
 FloatKernels make_float_kernels() {
   FloatKernels f{};
   f.gemm = Gemm<Isa, F32Panels<Isa>, Reads::packed>::kernel();
   f.gemm_rows = Gemm<InPlaceTile<Isa>, F32Panels<InPlaceTile<Isa>>, Reads::rows>::kernel();
-  f.gemm_lines = Gemm<Isa, F32Panels<Isa>, Reads::lines>::kernel();
+  f.gemm_lines = lines_kernel<Isa>();
   f.gemm_one_row = OneRow<Isa>::kernel();
   f.gemm_bf16 = Gemm<Isa, RoundedPanels<Isa>, Reads::packed>::kernel();
   f.gemm_f16_weights = widening_gemm<Isa, DType::F16>();

@@ -151,7 +151,7 @@ struct FloatKernels {
   GemmKernel gemm;          // packs A
   GemmKernel gemm_bf16;     // packs A, factors rounded to BF16
   GemmKernel gemm_rows;     // reads A where it lies, contiguous along k,
-  GemmKernel gemm_lines;    // or across k
+  GemmKernel gemm_lines;    // or across k, unless tiles are low: then packs it, too
   GemmKernel gemm_one_row;  // one row, contiguous along k, by B contiguous across k
   // Read A where it lies, contiguous along k; B is such halves, read as words of two, k even.
   GemmKernel gemm_f16_weights, gemm_bf16_weights;

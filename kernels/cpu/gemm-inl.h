@@ -60,7 +60,7 @@ struct Gemm {
 
   // Where both factors lie in lines, each can be the one that vectors are read of: A for so few columns,
   // which takes less time unless there are as few rows.
-  static constexpr bool both_in_lines = reads == Reads::lines && PanelsOfB::plain;
+  static constexpr bool can_be_in_lines = reads != Reads::rows && Panels::plain && PanelsOfB::plain;
   static constexpr int64_t narrow_cols = lanes<Isa> / 2;
   static_assert(narrow_cols <= Isa::gemm_rows);
 
@@ -148,8 +148,8 @@ struct Gemm {
     if (reads == Reads::packed) Pack::pack(t.a.from(i0, p), rows, t.rows - i0, k, work.height, work.a);
     int64_t asking_for_a = 0;  // tiles so far
     for (int64_t j = 0; j < t.cols; j += cols) {
-      if constexpr (both_in_lines) {
-        if (!t.b.k_contiguous && t.cols - j <= narrow_cols) {
+      if constexpr (can_be_in_lines) {
+        if (!t.a.k_contiguous && !t.b.k_contiguous && t.cols - j <= narrow_cols) {
           multiply_narrow(t, work, {p, group, j}, asking_for_a);
           break;
         }
